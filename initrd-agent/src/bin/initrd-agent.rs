@@ -1,0 +1,2 @@
+//! The tool a person runs.
+fn main() {}

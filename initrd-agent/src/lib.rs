@@ -1,0 +1,1 @@
+//! The agent: what `init` and `initrd-agent` share.
