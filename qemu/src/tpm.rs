@@ -1,0 +1,122 @@
+//! A software TPM per machine: state kept between boots, one `swtpm` process per boot.
+//!
+//! Invariant: QEMU can always connect. We bind and listen on the control socket ourselves and hand it to swtpm, so
+//! there is no moment in which the socket is missing or refuses (swtpm#849, systemd#31751: races at start).
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result, file};
+
+/// Which interface the TPM shows to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TpmModel {
+    /// The FIFO interface of most discrete chips.
+    Tis,
+    /// The command-response buffer of firmware TPMs; quicker in emulation.
+    Crb,
+}
+
+impl TpmModel {
+    /// QEMU's name of the device.
+    #[must_use]
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Tis => "tpm-tis",
+            Self::Crb => "tpm-crb",
+        }
+    }
+}
+
+/// How long swtpm may take to end after its machine.
+const GRACE: Duration = Duration::from_secs(2);
+/// Name of the control socket in the machine's directory.
+pub(crate) const SOCKET: &str = "tpm.sock";
+
+/// Makes the state of a factory-fresh TPM in `state`, if there is none yet: one SHA-256 bank, like most of today's chips.
+pub(crate) fn manufacture(state: &Path) -> Result<()> {
+    if state.join("tpm2-00.permall").exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(state).map_err(file("create", state))?;
+    let mut command = Command::new("swtpm_setup");
+    command.arg("--tpm2").arg("--tpmstate").arg(state).args([
+        "--pcr-banks",
+        "sha256",
+        "--not-overwrite",
+    ]);
+    crate::evidence::output(&mut command).map(drop)
+}
+
+/// A running `swtpm`. Killed on drop; its state stays.
+pub(crate) struct Swtpm {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Swtpm {
+    /// Starts swtpm over `state` and a socket in `dir`.
+    pub(crate) fn start(dir: &Path, state: &Path) -> Result<Self> {
+        let socket = dir.join(SOCKET);
+        let listener = listen(dir)?;
+        let log = dir.join("swtpm.log");
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(file("open", &log))?;
+        let err = out.try_clone().map_err(file("open", &log))?;
+        let child = crate::machine::tied("swtpm")?
+            .args([
+                "socket",
+                "--tpm2",
+                "--terminate",
+                "--ctrl",
+                "type=unixio,fd=0",
+                "--tpmstate",
+            ])
+            .arg(format!("dir={}", state.display()))
+            .current_dir(dir)
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .map_err(|source| Error::Start {
+                program: "swtpm".into(),
+                source,
+            })?;
+        Ok(Self { child, socket })
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        // QEMU is gone, so swtpm ends by itself once its state is written; what still runs then is stuck.
+        let until = Instant::now() + GRACE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // All three fail only for what is already gone.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        drop(fs::remove_file(&self.socket));
+    }
+}
+
+/// Binds the socket through a directory descriptor: a socket's path may not be longer than 107 bytes.
+fn listen(dir: &Path) -> Result<UnixListener> {
+    let socket = dir.join(SOCKET);
+    match fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(file("remove", &socket)(error));
+        }
+        _ => {}
+    }
+    let handle = File::open(dir).map_err(file("open", dir))?;
+    let short = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
+    UnixListener::bind(short).map_err(file("listen on", &socket))
+}
