@@ -1,0 +1,124 @@
+//! What a process hands to its successor: descriptors, signals, limits, children.
+
+use std::io;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, WaitOptions, getrlimit, setrlimit, umask, wait};
+
+/// Marks every descriptor from `first` on close-on-exec (Linux 5.11). Nothing is closed: a failed `exec` loses nothing.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: with CLOSE_RANGE_CLOEXEC no descriptor is closed, so nobody's ownership is broken.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Sets every signal to its default action and unblocks all. `exec` resets handlers by itself, but neither ignored
+/// signals (the Rust runtime ignores SIGPIPE) nor the mask.
+pub fn default_signals() -> io::Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: the default action runs no code of ours. KILL, STOP and glibc's own two are refused, which is as well.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the whole set.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: `none` was initialised above; a null old set is allowed.
+    let answer =
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What the kernel gave this process and a successor is to get again: resource limits and umask.
+#[derive(Clone, Debug)]
+pub struct Inherited {
+    limits: Vec<(Resource, Rlimit)>,
+    umask: u32,
+}
+
+impl Inherited {
+    /// Reads them; to be called before the first change.
+    #[must_use]
+    pub fn capture() -> Self {
+        let limits = RESOURCES.iter().map(|&r| (r, getrlimit(r))).collect();
+        let mask = umask(Mode::from_raw_mode(0o022));
+        umask(mask);
+        Self {
+            limits,
+            umask: mask.as_raw_mode(),
+        }
+    }
+
+    /// Puts back those that differ.
+    pub fn restore(&self) -> io::Result<()> {
+        umask(Mode::from_raw_mode(self.umask));
+        for (resource, limit) in &self.limits {
+            if getrlimit(*resource) != *limit {
+                setrlimit(*resource, *limit)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const RESOURCES: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
+
+/// What [`reap`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reaped {
+    /// Children that had ended and are now gone.
+    pub ended: usize,
+    /// Whether children are still running.
+    pub running: bool,
+}
+
+/// Collects every child that has ended, without waiting: orphans become PID 1's children.
+/// Takes the exit status away from a `std::process::Child` that is still waited for, so call it between programs only.
+pub fn reap() -> io::Result<Reaped> {
+    let mut ended = 0;
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) => ended += 1,
+            Ok(None) => {
+                return Ok(Reaped {
+                    ended,
+                    running: true,
+                });
+            }
+            Err(Errno::CHILD) => {
+                return Ok(Reaped {
+                    ended,
+                    running: false,
+                });
+            }
+            Err(Errno::INTR) => {}
+            Err(other) => return Err(other.into()),
+        }
+    }
+}
