@@ -18,7 +18,7 @@ pub mod tpm;
 pub use console::Seen;
 pub use disk::{Bus, Disk};
 pub use error::{Error, Result};
-pub use machine::{Boot, Machine, Running};
+pub use machine::{Boot, Clock, Machine, Off, Running};
 pub use tpm::TpmModel;
 
 /// Debian packages (12 and 13) that the harness and the scenarios call.
