@@ -18,12 +18,17 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
-/// Sets every signal to its default action and unblocks all. `exec` resets handlers by itself, but neither ignored
-/// signals (the Rust runtime ignores SIGPIPE) nor the mask.
+/// Sets every signal to its default action and unblocks all; to be called right before `exec`, which resets handlers by
+/// itself, but neither ignored signals (the Rust runtime ignores SIGPIPE) nor the mask. Goes past glibc, which would leave
+/// out the two signals it keeps for its threads.
 pub fn default_signals() -> io::Result<()> {
-    for signal in 1..=64 {
-        // SAFETY: the default action runs no code of ours. KILL, STOP and glibc's own two are refused, which is as well.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's struct sigaction: handler (SIG_DFL is 0), flags, restorer, mask.
+    let default = [0_usize; 4];
+    for signal in 1..=64_usize {
+        let (new, old) = (default.as_ptr(), std::ptr::null_mut::<usize>());
+        // SAFETY: `new` is a whole sigaction and lives through the call; a null old one is allowed; 8 is the mask's size.
+        // The default action runs no code of ours. KILL and STOP are refused, which is as well.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, size_of::<u64>()) };
     }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the whole set.

@@ -183,3 +183,63 @@ impl AsFd for Socket {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may")]
+    use super::*;
+
+    /// As Linux 6.12 sends it for a virtio disk's third partition.
+    const PARTITION: &[u8] = b"add@/devices/pci0000:00/0000:00:04.0/virtio1/block/vda/vda3\0ACTION=add\0\
+        DEVPATH=/devices/pci0000:00/0000:00:04.0/virtio1/block/vda/vda3\0SUBSYSTEM=block\0MAJOR=254\0MINOR=3\0\
+        DEVNAME=vda3\0DEVTYPE=partition\0DISKSEQ=9\0PARTN=3\0SEQNUM=1021\0";
+    const VIRTIO: &[u8] = b"add@/devices/pci0000:00/0000:00:04.0/virtio1\0ACTION=add\0\
+        DEVPATH=/devices/pci0000:00/0000:00:04.0/virtio1\0SUBSYSTEM=virtio\0MODALIAS=virtio:d00000002v00001AF4\0SEQNUM=871\0";
+
+    #[test]
+    fn takes_a_partition_event_apart() {
+        let event = Uevent::parse(PARTITION).unwrap();
+        assert_eq!(event.action(), "add");
+        assert!(event.devpath().ends_with("/vda3"));
+        assert_eq!(event.subsystem(), "block");
+        assert_eq!(event.devnum(), Some((254, 3)));
+        assert_eq!(event.devname(), Some("vda3"));
+        assert_eq!(event.devtype(), Some("partition"));
+        assert_eq!(event.partition_number(), Some(3));
+        assert_eq!(event.modalias(), None);
+        assert_eq!(event.get("DISKSEQ"), Some("9"));
+        assert_eq!(event.pairs().count(), 10);
+    }
+
+    #[test]
+    fn finds_the_modalias() {
+        assert_eq!(
+            Uevent::parse(VIRTIO).unwrap().modalias(),
+            Some("virtio:d00000002v00001AF4")
+        );
+    }
+
+    #[test]
+    fn refuses_what_is_no_kernel_event() {
+        let udev = [
+            b"libudev\0".as_slice(),
+            &[0xfe, 0xed, 0xca, 0xfe, 0, 0, 0, 40],
+        ]
+        .concat();
+        assert_eq!(Uevent::parse(&udev), None);
+        assert_eq!(Uevent::parse(b""), None);
+        assert_eq!(Uevent::parse(b"add@/devices/x"), None);
+        assert_eq!(
+            Uevent::parse(b"add@/devices/x\0ACTION=add\0DEVPATH=/devices/y\0"),
+            None
+        );
+        assert_eq!(
+            Uevent::parse(b"add@/devices/x\0ACTION=remove\0DEVPATH=/devices/x\0"),
+            None
+        );
+        assert_eq!(
+            Uevent::parse(b"add@/devices/\xff\0ACTION=add\0DEVPATH=/devices/\xff\0"),
+            None
+        );
+    }
+}
