@@ -1,0 +1,141 @@
+//! `cargo xtask test` and `lint`. Every check runs, whatever failed before it, and is counted; only what the next ones
+//! are made of stops them.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::options::Options;
+use crate::run::{cargo, loud};
+use crate::{dist, mkfs, scenarios, setup, sysroot};
+
+/// What passed and what did not.
+#[derive(Debug, Default)]
+struct Count {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Count {
+    /// Runs one check and counts it.
+    fn check(&mut self, name: &str, check: impl FnOnce() -> Result<(), String>) {
+        let started = Instant::now();
+        eprintln!("\n==== {name} ====");
+        match check() {
+            Ok(()) => {
+                self.passed += 1;
+                eprintln!(
+                    "==== {name}: passed ({:.0} s)",
+                    started.elapsed().as_secs_f32()
+                );
+            }
+            Err(error) => {
+                eprintln!(
+                    "{error}\n==== {name}: FAILED ({:.0} s)",
+                    started.elapsed().as_secs_f32()
+                );
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Prints the last line and says whether all is well.
+    fn done(self) -> bool {
+        println!();
+        for name in &self.failed {
+            println!("failed: {name}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed.len());
+        self.failed.is_empty()
+    }
+}
+
+/// Format, clippy and, if installed, cargo-deny.
+///
+/// # Errors
+/// The C libraries could not be built, without which nothing compiles.
+pub fn lint(workspace: &Path) -> Result<bool, String> {
+    setup::ensure()?;
+    sysroot::ensure(workspace)?;
+    let mut count = Count::default();
+    lints(workspace, &mut count);
+    Ok(count.done())
+}
+
+fn lints(workspace: &Path, count: &mut Count) {
+    count.check("format", || {
+        loud(cargo(workspace).args(["fmt", "--all", "--check"]))
+    });
+    count.check("clippy", || {
+        let mut clippy = cargo(workspace);
+        clippy.args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "--deny",
+            "warnings",
+        ]);
+        loud(&mut clippy)
+    });
+    // Needs the advisory database, which is not reachable everywhere; so its absence is told and not a failure.
+    if cargo(workspace)
+        .args(["deny", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success())
+    {
+        count.check("licences and advisories", || {
+            loud(cargo(workspace).args(["deny", "check"]))
+        });
+    } else {
+        eprintln!("\nskipped: licences and advisories (`cargo install cargo-deny` adds the check)");
+    }
+}
+
+/// Everything.
+///
+/// # Errors
+/// What all checks need could not be made.
+pub fn test(workspace: &Path, options: &Options) -> Result<bool, String> {
+    setup::ensure()?;
+    sysroot::ensure(workspace)?;
+    mkfs::ensure()?;
+    let mut count = Count::default();
+    lints(workspace, &mut count);
+    count.check("dependency arrows", || {
+        loud(cargo(workspace).args([
+            "test",
+            "--quiet",
+            "--locked",
+            "--package",
+            "xtask",
+            "--test",
+            "arrows",
+        ]))
+    });
+    count.check("unit and property tests", || {
+        loud(cargo(workspace).args([
+            "test",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--no-fail-fast",
+        ]))
+    });
+    let mut built = false;
+    count.check("build", || {
+        dist::build(workspace, options.quick).map(|_| built = true)
+    });
+    if options.no_vm {
+        eprintln!("\nskipped: virtual machine scenarios (--no-vm)");
+    } else if built {
+        scenarios::run(workspace, options, |name, result| {
+            count.check(name, || result)
+        });
+    } else {
+        count.check("virtual machine scenarios", || {
+            Err("nothing to boot: the build failed".to_owned())
+        });
+    }
+    Ok(count.done())
+}
