@@ -1,6 +1,7 @@
 //! Disk images of machines: sparse raw files, and how they are plugged in.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -78,6 +79,33 @@ impl Disk {
         image
             .set_len(bytes)
             .map_err(file("set the size of", &self.path))
+    }
+
+    /// Makes another byte of the one at `offset`.
+    pub fn flip(&self, offset: u64) -> Result<()> {
+        let image = File::options()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .map_err(file("open", &self.path))?;
+        let mut byte = [0];
+        image
+            .read_exact_at(&mut byte, offset)
+            .map_err(file("read", &self.path))?;
+        image
+            .write_all_at(&byte.map(|byte| !byte), offset)
+            .map_err(file("write", &self.path))
+    }
+
+    /// Loses a part.
+    pub fn zero(&self, offset: u64, length: usize) -> Result<()> {
+        let image = File::options()
+            .write(true)
+            .open(&self.path)
+            .map_err(file("open", &self.path))?;
+        image
+            .write_all_at(&vec![0; length], offset)
+            .map_err(file("write", &self.path))
     }
 
     /// QEMU's arguments for the disk with this number; the first is the first in the boot order too.

@@ -9,6 +9,16 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::error::{Error, Result, file};
+use crate::verdict::claim;
+
+/// Type of an x86-64 root partition.
+pub const ROOT: &str = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709";
+/// Type of an x86-64 `/usr` partition.
+pub const USR: &str = "8484680c-9521-48c6-9c11-b0720656f69e";
+/// Type of a swap partition.
+pub const SWAP: &str = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f";
+/// Type of a home partition.
+pub const HOME: &str = "933ac7e1-2eb4-4f13-b844-0e14e2aef915";
 
 /// Enough for both LUKS2 headers and their keyslots at cryptsetup's largest default.
 const LUKS_AREA: u64 = 32 << 20;
@@ -70,21 +80,14 @@ fn parse_table(text: &str) -> Option<Vec<Partition>> {
         .get("sectorsize")
         .and_then(Value::as_u64)
         .unwrap_or(512);
-    let text = |entry: &Value, key: &str| {
-        entry
-            .get(key)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
     let entries = table.get("partitions")?.as_array()?;
     entries
         .iter()
         .map(|entry| {
             Some(Partition {
-                name: text(entry, "name"),
-                kind: text(entry, "type").to_lowercase(),
-                uuid: text(entry, "uuid").to_lowercase(),
+                name: field(entry, "name").to_owned(),
+                kind: field(entry, "type").to_lowercase(),
+                uuid: field(entry, "uuid").to_lowercase(),
                 offset: entry.get("start")?.as_u64()? * sector,
                 size: entry.get("size")?.as_u64()? * sector,
             })
@@ -92,18 +95,52 @@ fn parse_table(text: &str) -> Option<Vec<Partition>> {
         .collect()
 }
 
-/// The partition with this label (the first, if there are more).
-pub fn labelled(image: &Path, name: &str) -> Result<Partition> {
+/// The only partition of this type.
+pub fn of_type(image: &Path, kind: &str) -> Result<Partition> {
     let table = table(image)?;
-    let names: Vec<_> = table.iter().map(|entry| entry.name.clone()).collect();
-    table
+    let mut found = table.iter().filter(|entry| entry.kind == kind);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one.clone()),
+        _ => Err(Error::Unexpected(format!(
+            "not one partition of type {kind} in {table:?}"
+        ))),
+    }
+}
+
+/// Holds if the partition is a LUKS2 volume that systemd's tools can open with the TPM: their token, on one keyslot,
+/// bound to the signed values of PCR 11.
+pub fn sealed(image: &Path, kind: &str) -> Result<()> {
+    let partition = of_type(image, kind)?;
+    let found = probe(image, &partition)?;
+    let expected = [("TYPE", "crypto_LUKS"), ("VERSION", "2")];
+    claim(
+        expected
+            .iter()
+            .all(|(key, value)| found.get(*key).is_some_and(|it| it == value)),
+        || format!("blkid finds {found:?} in {partition:?}"),
+    )?;
+    let dump = luks(image, &partition)?;
+    let tokens = dump.get("tokens").and_then(Value::as_object);
+    let token = tokens
         .into_iter()
-        .find(|entry| entry.name == name)
-        .ok_or_else(|| {
-            Error::Unexpected(format!(
-                "no partition labelled {name} on the disk, only {names:?}"
-            ))
-        })
+        .flat_map(|all| all.values())
+        .find(|token| field(token, "type") == "systemd-tpm2");
+    let token = token.ok_or_else(|| Error::Unexpected(format!("no systemd-tpm2 token: {dump}")))?;
+    let slots = token
+        .get("keyslots")
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
+    let pcrs = token
+        .get("tpm2_pubkey_pcrs")
+        .map(Value::to_string)
+        .unwrap_or_default();
+    claim(slots == 1 && pcrs == "[11]", || {
+        format!("token with {slots} keyslots, signed PCRs {pcrs}: {token}")
+    })
+}
+
+fn field<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The metadata of the LUKS2 volume in a partition, as `cryptsetup luksDump` reads it.
@@ -167,15 +204,43 @@ pub fn probe(image: &Path, partition: &Partition) -> Result<BTreeMap<String, Str
         .collect())
 }
 
+/// Holds if every partition that `before` lists is still there with the same identity, place and bytes.
+pub fn kept(before: &Path, image: &Path) -> Result<()> {
+    let now = table(image)?;
+    for old in table(before)? {
+        claim(now.contains(&old), || {
+            format!("{old:?} is not what it was: {now:?}")
+        })?;
+        let part = (old.offset, old.size);
+        claim(first_difference_in(before, image, part)?.is_none(), || {
+            format!("bytes of {old:?} changed")
+        })?;
+    }
+    Ok(())
+}
+
 /// Where two images differ first, or `None` if they are the same to the byte and in length.
 pub fn first_difference(one: &Path, other: &Path) -> Result<Option<u64>> {
-    const CHUNK: usize = 1 << 20;
-    let mut files = [
-        File::open(one).map_err(file("open", one))?,
-        File::open(other).map_err(file("open", other))?,
-    ];
-    let (mut left, mut right) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
-    let mut offset = 0u64;
+    first_difference_in(one, other, (0, u64::MAX))
+}
+
+/// The same for one part of both: offset and length.
+fn first_difference_in(
+    one: &Path,
+    other: &Path,
+    (start, mut length): (u64, u64),
+) -> Result<Option<u64>> {
+    const CHUNK: u64 = 1 << 20;
+    let open = |path: &Path| {
+        let mut image = File::open(path).map_err(file("open", path))?;
+        image
+            .seek(SeekFrom::Start(start))
+            .map_err(file("seek in", path))?;
+        Ok::<_, Error>(image)
+    };
+    let mut files = [open(one)?, open(other)?];
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut offset = start;
     loop {
         for ((source, path), buffer) in files
             .iter_mut()
@@ -184,7 +249,7 @@ pub fn first_difference(one: &Path, other: &Path) -> Result<Option<u64>> {
         {
             buffer.clear();
             source
-                .take(CHUNK as u64)
+                .take(CHUNK.min(length))
                 .read_to_end(buffer)
                 .map_err(file("read", path))?;
         }
@@ -196,6 +261,7 @@ pub fn first_difference(one: &Path, other: &Path) -> Result<Option<u64>> {
             return Ok(None);
         }
         offset += left.len() as u64;
+        length -= left.len() as u64;
     }
 }
 
@@ -217,7 +283,7 @@ mod tests {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        let script = b"label: gpt\nstart=2048, size=8192, name=swap\nsize=65536, name=root\n";
+        let script = b"label: gpt\nstart=2048, size=8192, type=swap\nsize=65536, name=data, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n";
         sfdisk.stdin.take().unwrap().write_all(script).unwrap();
         assert!(sfdisk.wait().unwrap().success());
         path
@@ -227,8 +293,11 @@ mod tests {
     fn tools_answers_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = image(dir.path());
-        let root = labelled(&path, "root").unwrap();
-        assert_eq!((root.size, root.uuid.len()), (32 << 20, 36));
+        let root = of_type(&path, ROOT).unwrap();
+        assert_eq!(
+            (root.size, root.uuid.len(), root.name.as_str()),
+            (32 << 20, 36, "data")
+        );
         assert!(probe(&path, &root).unwrap().is_empty());
 
         let volume = dir.path().join("volume");
@@ -256,16 +325,37 @@ mod tests {
             Some("crypto_LUKS")
         );
         assert!(luks(&path, &root).unwrap().pointer("/keyslots/0").is_some());
-        let swap = labelled(&path, "swap").unwrap();
+        let swap = of_type(&path, SWAP).unwrap();
         assert!(
             matches!(luks(&path, &swap), Err(Error::Program { .. })),
             "no volume there"
         );
+        assert!(of_type(&path, HOME).unwrap_err().to_string().contains(ROOT));
         assert!(
-            labelled(&path, "home")
+            sealed(&path, ROOT)
                 .unwrap_err()
                 .to_string()
-                .contains("swap")
+                .contains("no systemd-tpm2 token")
+        );
+    }
+
+    #[test]
+    fn a_kept_partition_has_its_entry_and_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, path) = (dir.path().join("before"), image(dir.path()));
+        std::fs::copy(&path, &before).unwrap();
+        let mut disk = File::options().write(true).open(&path).unwrap();
+        disk.seek(SeekFrom::Start(80 << 20)).unwrap();
+        disk.write_all(b"outside of all partitions").unwrap();
+        kept(&before, &path).unwrap();
+        disk.seek(SeekFrom::Start(of_type(&path, ROOT).unwrap().offset))
+            .unwrap();
+        disk.write_all(b"x").unwrap();
+        assert!(
+            kept(&before, &path)
+                .unwrap_err()
+                .to_string()
+                .contains("bytes of")
         );
     }
 

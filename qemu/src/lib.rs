@@ -5,6 +5,7 @@
 //! what *other people's* tools say about the disk afterwards. Invariant: none of our libraries is linked here, so a
 //! mistake in them cannot also be in the judge.
 
+pub mod bench;
 pub mod console;
 pub mod contract;
 pub mod disk;
@@ -13,12 +14,17 @@ pub mod evidence;
 pub mod firmware;
 pub mod machine;
 pub mod qmp;
+pub mod runner;
+pub mod scenarios;
 pub mod tpm;
+pub mod verdict;
 
+pub use bench::{Bench, Ctx};
 pub use console::Seen;
 pub use disk::{Bus, Disk};
 pub use error::{Error, Result};
 pub use machine::{Boot, Clock, Machine, Off, Running};
+pub use runner::{Outcome, Scenario, run};
 pub use tpm::TpmModel;
 
 /// Debian packages (12 and 13) that the harness and the scenarios call.

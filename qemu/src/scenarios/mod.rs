@@ -1,0 +1,46 @@
+//! The scenarios, one file each, named by what goes wrong.
+//!
+//! To add one: a file with a `SCENARIO` and a `run` of ten to twenty-five lines, and its line in [`ALL`].
+
+mod broken_definition;
+mod debian;
+mod disk_too_small;
+mod first_boot;
+mod flipped_byte_early;
+mod flipped_byte_late;
+mod generic_ahci;
+mod generic_nvme;
+mod missing_mkfs;
+mod no_boot_disk;
+mod no_table;
+mod no_tpm;
+mod power_cut;
+mod second_boot;
+mod torn_table;
+mod tpm_replaced;
+mod two_disks_same_usr;
+mod wrong_usrhash;
+
+use crate::runner::Scenario;
+
+/// All of them, the longest first, so that none is left to run alone.
+pub const ALL: &[Scenario] = &[
+    debian::SCENARIO,
+    power_cut::SCENARIO,
+    second_boot::SCENARIO,
+    tpm_replaced::SCENARIO,
+    generic_nvme::SCENARIO,
+    generic_ahci::SCENARIO,
+    first_boot::SCENARIO,
+    torn_table::SCENARIO,
+    missing_mkfs::SCENARIO,
+    wrong_usrhash::SCENARIO,
+    flipped_byte_early::SCENARIO,
+    flipped_byte_late::SCENARIO,
+    no_tpm::SCENARIO,
+    disk_too_small::SCENARIO,
+    no_boot_disk::SCENARIO,
+    no_table::SCENARIO,
+    two_disks_same_usr::SCENARIO,
+    broken_definition::SCENARIO,
+];
