@@ -101,41 +101,60 @@ pub fn test(workspace: &Path, options: &Options) -> Result<bool, String> {
     sysroot::ensure(workspace)?;
     mkfs::ensure()?;
     let mut count = Count::default();
-    lints(workspace, &mut count);
-    count.check("dependency arrows", || {
-        loud(cargo(workspace).args([
-            "test",
-            "--quiet",
-            "--locked",
-            "--package",
-            "xtask",
-            "--test",
-            "arrows",
-        ]))
-    });
-    count.check("unit and property tests", || {
-        loud(cargo(workspace).args([
-            "test",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--no-fail-fast",
-        ]))
-    });
-    let mut built = false;
+    if options.only.is_empty() {
+        lints(workspace, &mut count);
+        units(workspace, &mut count);
+    }
+    let mut dist = None;
     count.check("build", || {
-        dist::build(workspace, options.quick).map(|_| built = true)
+        dist = Some(dist::build(workspace, options.quick)?);
+        Ok(())
     });
-    if options.no_vm {
-        eprintln!("\nskipped: virtual machine scenarios (--no-vm)");
-    } else if built {
-        scenarios::run(workspace, options, |name, result| {
-            count.check(name, || result)
-        });
-    } else {
-        count.check("virtual machine scenarios", || {
-            Err("nothing to boot: the build failed".to_owned())
-        });
+    match dist {
+        Some(_) if options.no_vm => eprintln!("\nskipped: virtual machine scenarios (--no-vm)"),
+        Some(dist) => machines(workspace, &dist, options, &mut count),
+        None => count
+            .failed
+            .push("virtual machine scenarios (nothing to boot)".to_owned()),
     }
     Ok(count.done())
+}
+
+fn units(workspace: &Path, count: &mut Count) {
+    let test = |rest: &[&str]| {
+        loud(
+            cargo(workspace)
+                .args(["test", "--quiet", "--locked"])
+                .args(rest),
+        )
+    };
+    count.check("dependency arrows", || {
+        test(&["--package", "xtask", "--test", "arrows"])
+    });
+    count.check("unit and property tests", || {
+        test(&["--workspace", "--no-fail-fast"])
+    });
+}
+
+/// Each scenario counts for itself.
+fn machines(workspace: &Path, dist: &Path, options: &Options, count: &mut Count) {
+    eprintln!("\n==== virtual machine scenarios ====");
+    match scenarios::run(workspace, dist, options) {
+        Ok(outcomes) => {
+            for outcome in outcomes {
+                match outcome.failure {
+                    None => count.passed += 1,
+                    Some(_) => count.failed.push(format!(
+                        "scenario {} ({})",
+                        outcome.name,
+                        outcome.logs.display()
+                    )),
+                }
+            }
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            count.failed.push("virtual machine scenarios".to_owned());
+        }
+    }
 }

@@ -43,12 +43,10 @@ pub fn build(workspace: &Path, quick: bool) -> Result<PathBuf, String> {
 /// Compiles our programs; name and file of each.
 fn programs(workspace: &Path, quick: bool) -> Result<Vec<(String, PathBuf)>, String> {
     let metadata = metadata(workspace)?;
-    let profile = if quick { "quick" } else { "release" };
+    let profile = profile(quick);
     let wanted: Vec<(&str, &str)> = PROGRAMS
         .iter()
-        .filter(|(name, package, required)| {
-            *required || has_target(&metadata, package, name, "bin")
-        })
+        .filter(|(name, package, required)| *required || has_program(&metadata, package, name))
         .map(|(name, package, _)| (*name, *package))
         .collect();
     let mut command = cargo(workspace);
@@ -57,17 +55,27 @@ fn programs(workspace: &Path, quick: bool) -> Result<Vec<(String, PathBuf)>, Str
         command.args(["--package", package, "--bin", name]);
     }
     loud(&mut command)?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .ok_or("cargo metadata names no target directory")?;
-    // .cargo/config.toml names the target, so cargo adds its directory.
-    let dir = Path::new(target)
-        .join("x86_64-unknown-linux-gnu")
-        .join(profile);
+    let dir = programs_dir(&metadata, profile)?;
     Ok(wanted
         .iter()
         .map(|(name, _)| ((*name).to_owned(), dir.join(name)))
         .collect())
+}
+
+/// The cargo profile of what ships, or of the same built in seconds.
+pub fn profile(quick: bool) -> &'static str {
+    if quick { "quick" } else { "release" }
+}
+
+/// Where cargo puts programs of a profile.
+///
+/// # Errors
+/// cargo's answer lacks the target directory.
+pub fn programs_dir(metadata: &serde_json::Value, profile: &str) -> Result<PathBuf, String> {
+    let target = metadata["target_directory"].as_str();
+    let target = Path::new(target.ok_or("cargo metadata names no target directory")?);
+    // .cargo/config.toml names the target, so cargo adds its directory.
+    Ok(target.join("x86_64-unknown-linux-gnu").join(profile))
 }
 
 /// What `cargo metadata` says about the packages of the workspace.
@@ -80,8 +88,8 @@ pub fn metadata(workspace: &Path) -> Result<serde_json::Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("cargo metadata: {error}"))
 }
 
-/// Whether a package has a target (`bin`, `test`) of this name.
-pub fn has_target(metadata: &serde_json::Value, package: &str, name: &str, kind: &str) -> bool {
+/// Whether a package has a program of this name.
+fn has_program(metadata: &serde_json::Value, package: &str, name: &str) -> bool {
     let packages = metadata["packages"].as_array().into_iter().flatten();
     let targets = packages
         .filter(|p| p["name"] == package)
@@ -89,7 +97,7 @@ pub fn has_target(metadata: &serde_json::Value, package: &str, name: &str, kind:
         .flatten();
     targets
         .into_iter()
-        .any(|target| target["name"] == name && target["kind"][0] == kind)
+        .any(|target| target["name"] == name && target["kind"][0] == "bin")
 }
 
 /// Refuses a program that needs a dynamic linker or any shared library.

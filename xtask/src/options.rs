@@ -24,7 +24,8 @@ Usage: cargo xtask TASK [OPTION]...
   --cmdline TEXT    more words for the kernel command line (boot, image)
   --keep            boot the machine that an earlier run left, once, in place of a fresh one (boot)
   --interactive     the machine's console on this terminal; Ctrl-A X ends it (boot)
-  --no-vm           without the virtual machine scenarios (test)";
+  --no-vm           without the virtual machine scenarios (test)
+  --only TEXT       nothing but the scenarios with TEXT in their name (test)";
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Options {
     pub interactive: bool,
     /// `--no-vm`.
     pub no_vm: bool,
+    /// `--only`; empty for all.
+    pub only: String,
 }
 
 /// The smallest disk that the demonstration system's definitions fit on.
@@ -106,6 +109,7 @@ pub fn parse(args: &[String]) -> Result<Options, String> {
         keep: false,
         interactive: false,
         no_vm: false,
+        only: String::new(),
     };
     while let Some(word) = words.next() {
         match word {
@@ -116,6 +120,7 @@ pub fn parse(args: &[String]) -> Result<Options, String> {
             "--keep" => options.keep = true,
             "--interactive" => options.interactive = true,
             "--no-vm" => options.no_vm = true,
+            "--only" => options.only = words.next().ok_or("`--only` needs a text")?.to_owned(),
             "--size" => options.size = size(words.next())?,
             "--cmdline" => {
                 options.cmdline = words.next().ok_or("`--cmdline` needs a text")?.to_owned();

@@ -1,31 +1,50 @@
 //! The virtual machine scenarios, as `cargo xtask test` runs them. Owns: what they are given to boot.
 
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use crate::dist;
+use qemu::{Ctx, Outcome};
+
 use crate::options::Options;
-use crate::run::{cargo, loud};
+use crate::run::{at, cargo, loud};
+use crate::{dist, image};
 
-/// Runs all scenarios and reports each check by name.
-pub fn run(workspace: &Path, options: &Options, report: impl FnOnce(&str, Result<(), String>)) {
-    report("virtual machine scenarios", all(workspace, options));
+/// Runs the scenarios whose name contains `--only`, with what lies in `dist`.
+///
+/// # Errors
+/// The tiny system's init could not be built, or no scenario has such a name. That a scenario failed is in its outcome.
+pub fn run(workspace: &Path, dist: &Path, options: &Options) -> Result<Vec<Outcome>, String> {
+    let tiny = tiny_init(workspace, options.quick)?;
+    let out = workspace.join("target/scenarios");
+    std::fs::create_dir_all(&out).map_err(at("create", &out))?;
+    let ctx = Ctx::new(dist, &out, &tiny, image::cache()?);
+    let mut progress = std::io::stderr();
+    let outcomes = qemu::run(&options.only, &ctx, &mut progress);
+    progress
+        .flush()
+        .map_err(at("write to", Path::new("stderr")))?;
+    if outcomes.is_empty() {
+        return Err(format!("no scenario has `{}` in its name", options.only));
+    }
+    Ok(outcomes)
 }
 
-fn all(workspace: &Path, options: &Options) -> Result<(), String> {
-    let metadata = dist::metadata(workspace)?;
-    if !dist::has_target(&metadata, "qemu", "scenarios", "test") {
-        return Err("crate qemu has no test target `scenarios` yet".to_owned());
-    }
-    let mut test = cargo(workspace);
-    test.args([
-        "test",
+/// The static init of the fixtures' tiny system.
+fn tiny_init(workspace: &Path, quick: bool) -> Result<PathBuf, String> {
+    let profile = dist::profile(quick);
+    let mut build = cargo(workspace);
+    build.args([
+        "build",
         "--locked",
+        "--profile",
+        profile,
         "--package",
-        "qemu",
-        "--test",
-        "scenarios",
+        "fixtures",
+        "--bin",
+        "tiny-init",
     ]);
-    test.env("INITRD_AGENT_DIST", workspace.join("target/dist"));
-    test.env("INITRD_AGENT_QUICK", if options.quick { "1" } else { "0" });
-    loud(&mut test)
+    loud(&mut build)?;
+    let tiny = dist::programs_dir(&dist::metadata(workspace)?, profile)?.join("tiny-init");
+    dist::check_static(&tiny)?;
+    Ok(tiny)
 }
