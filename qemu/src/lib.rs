@@ -8,11 +8,13 @@
 pub mod bench;
 pub mod console;
 pub mod contract;
+pub mod demo;
 pub mod disk;
 pub mod error;
 pub mod evidence;
 pub mod firmware;
 pub mod machine;
+pub mod measure;
 pub mod qmp;
 pub mod runner;
 pub mod scenarios;

@@ -151,7 +151,12 @@ impl Machine {
     /// Solders in another TPM of the same model: all sealed secrets and counters are gone.
     pub fn replace_tpm(&mut self) -> Result<()> {
         let state = self.tpm_state();
-        fs::remove_dir_all(&state).map_err(file("remove", &state))
+        match fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(file("remove", &state)(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Switches the machine on. The value must be dropped by the thread that made it (see [`tied`]).
