@@ -12,11 +12,7 @@ pub fn early_api_mounts() -> Vec<Step<'static>> {
         Step::directory("sys", 0o555),
         Step::filesystem("sys", "sysfs", "nosuid,nodev,noexec"),
         Step::directory("dev", 0o755),
-        Step::filesystem(
-            "dev",
-            "devtmpfs",
-            "nosuid,strictatime,mode=0755,size=4m,nr_inodes=64k",
-        ),
+        Step::filesystem("dev", "devtmpfs", "nosuid,strictatime,mode=0755"),
         Step::directory("run", 0o755),
         Step::filesystem(
             "run",

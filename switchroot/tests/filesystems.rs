@@ -8,10 +8,20 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::{mounted_at, mounts, private_mounts, run};
 use rustix::io::Errno;
 use switchroot::{Attributes, Error, MountOptions, NewRoot, mount_device, probe};
+
+/// A program started by another test holds this test's mounts until its `exec`, so an unmount is not one at once.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    private_mounts();
+    guard
+}
 
 struct Image {
     node: PathBuf,
@@ -62,7 +72,7 @@ fn read_through(mount: &impl AsRawFd, file: &str) -> String {
 
 #[test]
 fn a_device_is_mounted_as_what_its_superblock_says_and_nobody_sees_it() {
-    private_mounts();
+    let _alone = alone();
     let kinds: [(&str, u64, &[&str]); 4] = [
         (
             "ext4",
@@ -95,6 +105,7 @@ fn a_device_is_mounted_as_what_its_superblock_says_and_nobody_sees_it() {
 
 #[test]
 fn superblocks_that_are_no_file_system_are_named_too() {
+    let _alone = alone();
     let swap = Image::new(1 << 20, &["mkswap", "IMAGE"]);
     assert_eq!(probe::device(&swap.node).unwrap(), Some("swap"));
     let luks = Image::new(
@@ -125,7 +136,7 @@ fn superblocks_that_are_no_file_system_are_named_too() {
 
 #[test]
 fn an_empty_device_is_an_error_of_its_own() {
-    private_mounts();
+    let _alone = alone();
     let image = Image::new(4 << 20, &[]);
     let error = mount_device(&image.node, &[], &MountOptions::default()).unwrap_err();
     assert!(
@@ -136,7 +147,7 @@ fn an_empty_device_is_an_error_of_its_own() {
 
 #[test]
 fn types_are_tried_in_order_and_each_failure_is_told() {
-    private_mounts();
+    let _alone = alone();
     let image = Image::ext4();
     let mounted = mount_device(&image.node, &["btrfs", "ext4"], &MountOptions::default()).unwrap();
     assert_eq!(mounted.fstype, "ext4");
@@ -165,7 +176,7 @@ fn types_are_tried_in_order_and_each_failure_is_told() {
 
 #[test]
 fn the_kernels_own_words_are_in_the_error() {
-    private_mounts();
+    let _alone = alone();
     let image = Image::ext4();
     let error =
         mount_device(&image.node, &["ext4"], &MountOptions::parse("nonsense=1")).unwrap_err();
@@ -182,7 +193,7 @@ fn the_kernels_own_words_are_in_the_error() {
 
 #[test]
 fn options_reach_the_file_system_and_attributes_the_mount() {
-    private_mounts();
+    let _alone = alone();
     let image = Image::ext4();
     let options = MountOptions::parse("nodev,noatime,data=writeback,commit=7,x-systemd.growfs");
     let mounted = mount_device(&image.node, &["ext4"], &options).unwrap();
@@ -204,7 +215,7 @@ fn options_reach_the_file_system_and_attributes_the_mount() {
 
 #[test]
 fn a_read_only_root_that_has_its_directories_is_taken_and_one_that_has_not_is_refused() {
-    private_mounts();
+    let _alone = alone();
     let image = Image::ext4();
     let staging = image.directory("staging");
     let open = |options: &MountOptions| {
