@@ -3,8 +3,9 @@
 //! Invariant: nothing here knows about tables; a write is durable only after [`Disk::flush`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -66,17 +67,17 @@ impl BlockDevice {
     ///
     /// # Errors
     /// As [`BlockDevice::open`].
-    pub fn from_file(mut file: File, path: &Path, sector_size: Option<u32>) -> io::Result<Self> {
+    pub fn from_file(file: File, path: &Path, sector_size: Option<u32>) -> io::Result<Self> {
         let metadata = file.metadata()?;
         let is_block = metadata.file_type().is_block_device();
         let len = if is_block {
-            file.seek(SeekFrom::End(0))?
+            sys::block::size(file.as_fd())?
         } else {
             metadata.len()
         };
         let sector_size = match sector_size {
             Some(size) => size,
-            None if is_block => logical_sector_size(metadata.rdev())?,
+            None if is_block => sys::block::sector_size(file.as_fd())?,
             None => probe_sector_size(&file)?,
         };
         if !(512..=4096).contains(&sector_size) || !sector_size.is_power_of_two() {
@@ -164,7 +165,9 @@ impl Disk for BlockDevice {
         if len == 0 {
             return Ok(());
         }
-        // On a block device the kernel turns a hole into discard or write-zeroes.
+        if self.is_block {
+            return sys::block::discard(self.file.as_fd(), offset, len);
+        }
         fallocate(
             &self.file,
             FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
@@ -173,20 +176,6 @@ impl Disk for BlockDevice {
         )
         .map_err(io::Error::from)
     }
-}
-
-/// The logical block size of a block device, from sysfs (a partition has its disk's).
-fn logical_sector_size(device: u64) -> io::Result<u32> {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let base = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
-    let text = std::fs::read_to_string(base.join("queue/logical_block_size"))
-        .or_else(|_| std::fs::read_to_string(base.join("../queue/logical_block_size")))?;
-    text.trim().parse().map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "logical_block_size is not a number",
-        )
-    })
 }
 
 fn probe_sector_size(file: &File) -> io::Result<u32> {

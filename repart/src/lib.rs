@@ -38,7 +38,7 @@ pub use gpt::{
 pub use guid::Guid;
 pub use plan::{
     Activity, Deviations, Dropped, EmptyMode, Plan, PlanError, PlannedPartition, Policy,
-    TypeFilter, Unfit, minimal_size, plan,
+    TypeFilter, Unfit, marked_for_reset, minimal_size, plan,
 };
 pub use size::{parse_bool, parse_size};
 pub use specifier::{Specifiers, UnknownSpecifier};

@@ -190,6 +190,29 @@ pub fn plan(
     Ok(plan)
 }
 
+/// Numbers of the partitions a factory reset would delete.
+///
+/// # Errors
+/// A disk or definitions that cannot be planned with.
+pub fn marked_for_reset(
+    snapshot: &Snapshot,
+    definitions: &Definitions,
+    policy: &Policy,
+) -> Result<Vec<u32>, PlanError> {
+    let policy = Policy {
+        factory_reset: true,
+        ..policy.clone()
+    };
+    let ground = geometry::survey(snapshot, &policy)?;
+    let mut work = items::Work::new(&ground, definitions, &policy)?;
+    work.load(&ground, &policy);
+    Ok(work
+        .deleted
+        .iter()
+        .map(|current| current.entry.number)
+        .collect())
+}
+
 /// Bytes an empty disk needs for all definitions (`--size=auto`).
 ///
 /// # Errors

@@ -1,0 +1,143 @@
+//! The plan as systemd-repart's JSON (spec 6.3).
+
+use std::fmt::Write;
+use std::path::Path;
+
+use repart::{Activity, Plan, PlannedPartition};
+
+/// The device node of partition `number`: systemd's and the kernel's naming.
+pub(crate) fn node(device: &Path, number: u32) -> String {
+    let base = device.display().to_string();
+    let infix = if base.starts_with("/dev/disk/by-") {
+        "-part"
+    } else if base.ends_with(|c: char| c.is_ascii_digit()) {
+        "p"
+    } else {
+        ""
+    };
+    format!("{base}{infix}{number}")
+}
+
+/// systemd's word for an activity.
+pub(crate) fn activity(partition: &PlannedPartition) -> &'static str {
+    match partition.activity {
+        Activity::Created => "create",
+        Activity::Grown => "resize",
+        Activity::Kept => "unchanged",
+        Activity::Deleted => "delete",
+    }
+}
+
+/// What stands in the label column.
+pub(crate) fn label(partition: &PlannedPartition) -> String {
+    if !partition.label.is_empty() {
+        return partition.label.clone();
+    }
+    let foreign = partition.definition().is_none();
+    partition
+        .partition_type
+        .name()
+        .filter(|_| foreign)
+        .unwrap_or_else(|| "-".to_owned())
+}
+
+/// One array, ended by a newline.
+pub(crate) fn render(plan: &Plan, device: &Path, pretty: bool) -> String {
+    let drop_ins = plan
+        .partitions
+        .iter()
+        .any(|row| row.definition().is_some_and(|d| !d.drop_ins.is_empty()));
+    let rows: Vec<String> = plan
+        .partitions
+        .iter()
+        .map(|row| object(row, device, drop_ins, pretty))
+        .collect();
+    if rows.is_empty() {
+        return "[]\n".to_owned();
+    }
+    if pretty {
+        format!("[\n\t{}\n]\n", rows.join(",\n\t"))
+    } else {
+        format!("[{}]\n", rows.join(","))
+    }
+}
+
+fn object(row: &PlannedPartition, device: &Path, drop_ins: bool, pretty: bool) -> String {
+    let file = row.definition().map_or("null".to_owned(), |definition| {
+        quote(&definition.path.display().to_string())
+    });
+    let mut fields = vec![
+        ("type", quote(&row.partition_type.name_or_uuid())),
+        ("label", quote(&label(row))),
+        ("uuid", quote(&row.uuid.to_string())),
+        ("partno", row.number.saturating_sub(1).to_string()),
+        ("file", file),
+        ("node", quote(&node(device, row.number))),
+        ("offset", row.offset.to_string()),
+        ("old_size", row.old_size.to_string()),
+        ("raw_size", row.size.to_string()),
+        ("old_padding", row.old_padding.to_string()),
+        ("raw_padding", row.padding.to_string()),
+        ("activity", quote(activity(row))),
+    ];
+    if drop_ins {
+        let list = row
+            .definition()
+            .map(|definition| definition.drop_ins.as_slice())
+            .unwrap_or_default();
+        let list: Vec<String> = list
+            .iter()
+            .map(|path| quote(&path.display().to_string()))
+            .collect();
+        fields.push((
+            "drop-in_files",
+            if list.is_empty() {
+                "null".to_owned()
+            } else {
+                array(&list, pretty)
+            },
+        ));
+    }
+    let (separator, colon) = if pretty {
+        (",\n\t\t", " : ")
+    } else {
+        (",", ":")
+    };
+    let fields: Vec<String> = fields
+        .into_iter()
+        .map(|(name, value)| format!("\"{name}\"{colon}{value}"))
+        .collect();
+    let body = fields.join(separator);
+    if pretty {
+        format!("{{\n\t\t{body}\n\t}}")
+    } else {
+        format!("{{{body}}}")
+    }
+}
+
+fn array(items: &[String], pretty: bool) -> String {
+    if pretty {
+        format!("[\n\t\t\t{}\n\t\t]", items.join(",\n\t\t\t"))
+    } else {
+        format!("[{}]", items.join(","))
+    }
+}
+
+fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() && u32::from(c) < 0x10000 => {
+                // Writing to a string cannot fail.
+                drop(write!(out, "\\u{:04x}", u32::from(c)));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

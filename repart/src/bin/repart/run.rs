@@ -1,0 +1,266 @@
+//! One run: definitions, disk, plan, apply, print.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use repart::format::Programs;
+use repart::{
+    Architecture, BlockDevice, Definitions, Deviations, DirFiles, Disk, EmptyMode, Guid,
+    LoadContext, NoContents, Plan, PlanError, Policy, TableState, apply, marked_for_reset,
+    minimal_size, observe, plan,
+};
+
+use crate::args::{Json, Options, Seed, Size};
+use crate::contents::DirectContents;
+use crate::{host, json, pretty};
+
+/// No disk was named, and none was found.
+const NO_DISK: u8 = 76;
+/// The table is missing or unsuitable for the mode.
+const UNSUITABLE: u8 = 77;
+
+/// Why the program ends, and with which code.
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    pub(crate) error: Box<dyn Error>,
+}
+
+impl Failure {
+    pub(crate) fn new(error: impl Error + 'static) -> Self {
+        Self {
+            code: 1,
+            error: Box::new(error),
+        }
+    }
+
+    pub(crate) fn usage(error: impl Error + 'static) -> Self {
+        Self::new(error)
+    }
+
+    fn plan(error: PlanError) -> Self {
+        let code = if error.is_unsuitable_table() {
+            UNSUITABLE
+        } else {
+            1
+        };
+        Self {
+            code,
+            error: Box::new(error),
+        }
+    }
+
+    fn text(code: u8, text: String) -> Self {
+        Self {
+            code,
+            error: text.into(),
+        }
+    }
+
+    /// An I/O error that does not name its file itself.
+    fn at(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self::text(1, format!("cannot {what} {}: {error}", path.display()))
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<u8, Failure> {
+    let root = options.root.as_deref();
+    let definitions = load_definitions(options, root)?;
+    let Some(device) = &options.device else {
+        return Err(Failure::text(
+            NO_DISK,
+            "no disk named; the disk behind the root is not looked for".to_owned(),
+        ));
+    };
+    let policy = policy(options, root)?;
+    let mut disk = open(options, device, &definitions, &policy)?;
+    let policy = Policy {
+        fs_sector_size: fs_sector_size(options, &disk),
+        ..policy
+    };
+    let (outcome, changed) = work(options, &definitions, &policy, &mut disk)?;
+    let Some(plan) = outcome else {
+        return Ok(changed);
+    };
+    show(options, &plan, device)?;
+    Ok(0)
+}
+
+fn load_definitions(options: &Options, root: Option<&Path>) -> Result<Definitions, Failure> {
+    let dirs: Vec<PathBuf> = if options.definitions.is_empty() {
+        host::definition_dirs(root)
+    } else {
+        let mut dirs: Vec<PathBuf> = Vec::new();
+        for dir in &options.definitions {
+            let dir = crate::contents::absolute(dir).map_err(Failure::at("resolve", dir))?;
+            if !dirs.contains(&dir) {
+                dirs.push(dir);
+            }
+        }
+        dirs
+    };
+    let architecture = options.architecture.unwrap_or_else(Architecture::native);
+    let specifiers = host::specifiers(root, architecture).map_err(Failure::new)?;
+    let context = LoadContext {
+        architecture: Architecture::native(),
+        remap: options.architecture,
+        specifiers,
+    };
+    let mut definitions = Definitions::load(&DirFiles, &dirs, &context).map_err(Failure::new)?;
+    for warning in &definitions.warnings {
+        crate::say(&format!("repart: {warning}"));
+    }
+    host::measure_sources(&mut definitions, root).map_err(Failure::new)?;
+    Ok(definitions)
+}
+
+fn policy(options: &Options, root: Option<&Path>) -> Result<Policy, Failure> {
+    let random = || host::random().map_err(Failure::new);
+    let seed = match options.seed {
+        Seed::Fixed(seed) => seed,
+        Seed::Random => random()?,
+        Seed::Default => match host::machine_id(root).map_err(Failure::new)? {
+            Some(id) => id,
+            None => random()?,
+        },
+    };
+    let deviations = if options.own_rules {
+        Deviations::ALL
+    } else {
+        Deviations::NONE
+    };
+    // systemd-repart ignores the request in a dry run, so that one cannot show the outcome.
+    let factory_reset = options.factory_reset && (!options.dry_run || deviations.honest_dry_run);
+    Ok(Policy {
+        empty: options.empty,
+        factory_reset,
+        dry_run: options.dry_run,
+        grain: options.grain,
+        filter: options.filter.clone(),
+        defer: options.defer.clone(),
+        discard: options.discard,
+        deviations,
+        ..Policy::new(seed, random()?)
+    })
+}
+
+/// Opens or creates the disk and makes it as large as `--size=` says.
+fn open(
+    options: &Options,
+    device: &Path,
+    definitions: &Definitions,
+    policy: &Policy,
+) -> Result<BlockDevice, Failure> {
+    let fresh = matches!(
+        options.empty,
+        EmptyMode::Require | EmptyMode::Force | EmptyMode::Create
+    );
+    let create = options.empty == EmptyMode::Create;
+    let writable = !options.dry_run || options.size != Size::Keep && !options.own_rules;
+    let file = File::options()
+        .read(true)
+        .write(writable)
+        .create_new(create)
+        .open(device)
+        .map_err(Failure::at(if create { "create" } else { "open" }, device))?;
+    let is_file = file
+        .metadata()
+        .map_err(Failure::at("look at", device))?
+        .is_file();
+    let sector_size = options.sector_size.or((fresh && is_file).then_some(512));
+    let mut disk =
+        BlockDevice::from_file(file, device, sector_size).map_err(Failure::at("open", device))?;
+    let wanted = match options.size {
+        Size::Keep => return Ok(disk),
+        Size::Bytes(bytes) => bytes,
+        Size::Auto => {
+            minimal_size(definitions, policy, disk.sector_size()).map_err(Failure::plan)?
+        }
+    };
+    if wanted > disk.len() && writable {
+        disk.grow(wanted).map_err(Failure::at("enlarge", device))?;
+        if !create {
+            move_backup(&mut disk, policy)?;
+        }
+    }
+    Ok(disk)
+}
+
+/// systemd-repart moves the backup table as soon as the file has grown, in a dry run too.
+fn move_backup(disk: &mut BlockDevice, policy: &Policy) -> Result<(), Failure> {
+    let snapshot = observe(disk).map_err(Failure::new)?;
+    if !matches!(snapshot.table, TableState::Gpt(_))
+        || !matches!(policy.empty, EmptyMode::Refuse | EmptyMode::Allow)
+    {
+        return Ok(());
+    }
+    let deviations = Deviations {
+        repair_table: true,
+        ..policy.deviations
+    };
+    let repair = Policy {
+        deviations,
+        dry_run: false,
+        factory_reset: false,
+        ..policy.clone()
+    };
+    let plan = plan(&snapshot, &Definitions::default(), &repair).map_err(Failure::plan)?;
+    apply(&plan, disk, &mut NoContents).map_err(Failure::new)?;
+    Ok(())
+}
+
+fn fs_sector_size(options: &Options, disk: &BlockDevice) -> u64 {
+    match options.sector_size {
+        Some(size) => size.into(),
+        None if disk.is_block() => disk.sector_size().into(),
+        None => 4096,
+    }
+}
+
+/// Plans and carries out. Without a plan the number is the exit code.
+fn work(
+    options: &Options,
+    definitions: &Definitions,
+    policy: &Policy,
+    disk: &mut BlockDevice,
+) -> Result<(Option<Plan>, u8), Failure> {
+    let mut snapshot = observe(disk).map_err(Failure::new)?;
+    if let (Size::Bytes(bytes), true) = (options.size, options.own_rules && options.dry_run) {
+        snapshot.len = snapshot.len.max(bytes);
+    }
+    if options.can_factory_reset {
+        let marked = marked_for_reset(&snapshot, definitions, policy).map_err(Failure::plan)?;
+        return Ok((None, u8::from(marked.is_empty())));
+    }
+    let plan = plan(&snapshot, definitions, policy).map_err(Failure::plan)?;
+    for note in &plan.notes {
+        crate::say(&format!("repart: {note}"));
+    }
+    if !options.dry_run {
+        let mut contents = DirectContents {
+            root: options.root.clone(),
+            programs: Programs::default(),
+            sector_size: policy.fs_sector_size,
+            is_image: !disk.is_block(),
+        };
+        apply(&plan, disk, &mut contents).map_err(Failure::new)?;
+    }
+    Ok((Some(plan), 0))
+}
+
+fn show(options: &Options, plan: &Plan, device: &Path) -> Result<(), Failure> {
+    let device = crate::contents::absolute(device).map_err(Failure::at("resolve", device))?;
+    if options
+        .pretty
+        .unwrap_or_else(|| std::io::stdout().is_terminal() && options.json == Json::Off)
+    {
+        crate::print(&pretty::render(plan, &device, options.legend))?;
+    }
+    match options.json {
+        Json::Off => Ok(()),
+        Json::Short => crate::print(&json::render(plan, &device, false)),
+        Json::Pretty => crate::print(&json::render(plan, &device, true)),
+    }
+}
