@@ -2,23 +2,15 @@
 //! TPM, the second of what the first one left. Judged by console markers and by sfdisk, never by QEMU's exit status.
 
 use std::path::Path;
-use std::time::Duration;
 
-use qemu::contract::{self, FAILED, HANDOVER};
+use qemu::contract;
 use qemu::evidence::{self, Partition};
+use qemu::verdict::{Debian, POWER_OFF};
 use qemu::{Boot, Disk, Machine, Off};
 
 use crate::options::Options;
 use crate::run::chain;
 use crate::{image, setup};
-
-/// UEFI firmware with a TPM takes a minute on two loaded cores; our own deadlines are shorter and speak first.
-const TO_HANDOVER: Duration = Duration::from_secs(300);
-/// Debian under emulation, with a first boot's work.
-const TO_RUNNING: Duration = Duration::from_secs(600);
-const TO_OFF: Duration = Duration::from_secs(180);
-/// Written by the demonstration system's own report (fixtures/image/initrd-agent-check).
-const CHECK_END: &str = "CHECK-END";
 
 /// One boot, as it went.
 struct Went {
@@ -79,29 +71,24 @@ pub fn boot(workspace: &Path, options: &Options) -> Result<bool, String> {
 /// One boot to a running system and an orderly power-off; a boot that goes wrong is no error but an outcome.
 fn once(machine: &mut Machine, name: &'static str) -> Result<Went, String> {
     let mut running = machine.power_on().map_err(|error| chain(&error))?;
-    let wrong = match running.wait_for(&[HANDOVER, FAILED], TO_HANDOVER) {
-        Ok(seen) if seen.which == 0 => running
-            .wait_for(&[CHECK_END], TO_RUNNING)
-            .err()
-            .map(|error| chain(&error)),
-        Ok(seen) => Some(seen.line),
-        Err(error) => Some(chain(&error)),
-    };
-    if wrong.is_some() {
+    let judged = Debian::boot(&mut running).and_then(|system| system.sound());
+    if let Err(error) = judged {
+        let off = running.power_cut();
         return Ok(Went {
             name,
-            off: running.power_cut(),
-            wrong,
+            off,
+            wrong: Some(chain(&error)),
         });
     }
     running
         .press_power_button()
         .map_err(|error| chain(&error))?;
-    let off = running.wait_off(TO_OFF).map_err(|error| chain(&error))?;
-    let wrong = state(&off)
-        .filter(|state| *state != "running")
-        .map(|state| format!("system is {state}"));
-    Ok(Went { name, off, wrong })
+    let off = running.wait_off(POWER_OFF).map_err(|error| chain(&error))?;
+    Ok(Went {
+        name,
+        off,
+        wrong: None,
+    })
 }
 
 /// What `systemctl is-system-running` said.

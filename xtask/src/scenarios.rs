@@ -14,10 +14,7 @@ use crate::{dist, image};
 /// # Errors
 /// The tiny system's init could not be built, or no scenario has such a name. That a scenario failed is in its outcome.
 pub fn run(workspace: &Path, dist: &Path, options: &Options) -> Result<Vec<Outcome>, String> {
-    let tiny = tiny_init(workspace, options.quick)?;
-    let out = workspace.join("target/scenarios");
-    std::fs::create_dir_all(&out).map_err(at("create", &out))?;
-    let ctx = Ctx::new(dist, &out, &tiny, image::cache()?);
+    let ctx = context(workspace, dist, options, "target/vm")?;
     let mut progress = std::io::stderr();
     let outcomes = qemu::run(&options.only, &ctx, &mut progress);
     progress
@@ -27,6 +24,17 @@ pub fn run(workspace: &Path, dist: &Path, options: &Options) -> Result<Vec<Outco
         return Err(format!("no scenario has `{}` in its name", options.only));
     }
     Ok(outcomes)
+}
+
+/// What scenarios and measurements boot; each gets a directory below `out`.
+///
+/// # Errors
+/// The tiny system's init could not be built.
+pub fn context(workspace: &Path, dist: &Path, options: &Options, out: &str) -> Result<Ctx, String> {
+    let tiny = tiny_init(workspace, options.quick)?;
+    let out = workspace.join(out);
+    std::fs::create_dir_all(&out).map_err(at("create", &out))?;
+    Ok(Ctx::new(dist, &out, &tiny, image::cache()?))
 }
 
 /// The static init of the fixtures' tiny system.
