@@ -15,6 +15,7 @@
     allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")
 )]
 
+mod crypt;
 pub mod eventlog;
 pub mod luks;
 mod mapping;
@@ -22,4 +23,5 @@ pub mod tpm;
 pub mod udev;
 pub mod verity;
 
-pub use mapping::{Mapping, MappingError};
+pub use crypt::CryptError;
+pub use mapping::{Mapping, MappingError, close};

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use libcryptsetup_rs::CryptInit;
+use libcryptsetup_rs::consts::flags::CryptDeactivate;
 use rustix::fs::{major, minor, stat};
+
+use crate::crypt::{CryptError, call};
 
 /// An active mapping and its node in `/dev/mapper`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,4 +46,19 @@ impl Mapping {
             }),
         }
     }
+}
+
+/// Removes a mapping.
+///
+/// # Errors
+/// It does not exist, or somebody has it open.
+pub fn close(name: &str) -> Result<(), CryptError> {
+    let mut device = call("find the mapping", || {
+        CryptInit::init_by_name_and_header(name, None)
+    })?;
+    call("remove the mapping", || {
+        device
+            .activate_handle()
+            .deactivate(name, CryptDeactivate::empty())
+    })
 }

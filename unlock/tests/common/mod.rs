@@ -3,8 +3,11 @@
 #![allow(dead_code, reason = "every test program uses its own part")]
 
 use std::net::{TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -180,5 +183,29 @@ impl Signer {
             })
             .collect();
         format!(r#"{{"sha256":[{}]}}"#, entries.join(","))
+    }
+}
+
+/// Runs a test's body on the one thread of this program that may call libcryptsetup.
+pub fn on_crypt_thread(body: impl FnOnce() + Send + 'static) {
+    type Job = (Box<dyn FnOnce() + Send>, Sender<std::thread::Result<()>>);
+    static THREAD: LazyLock<Mutex<Sender<Job>>> = LazyLock::new(|| {
+        let (sender, jobs) = channel::<Job>();
+        std::thread::spawn(move || {
+            for (body, done) in jobs {
+                // The test may be gone already; nothing is lost then.
+                drop(done.send(catch_unwind(AssertUnwindSafe(body))));
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (done, result) = channel();
+    THREAD
+        .lock()
+        .expect("lock")
+        .send((Box::new(body), done))
+        .expect("the thread runs");
+    if let Err(panic) = result.recv().expect("an answer") {
+        resume_unwind(panic);
     }
 }
