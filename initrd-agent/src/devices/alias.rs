@@ -12,7 +12,8 @@ pub struct AliasIndex {
     buses: Vec<Bus>,
 }
 
-/// The patterns that begin with the same letters up to the first colon; without a colon, with none.
+/// The patterns that begin with the same letters up to the first colon. Those that have none, or a wildcard before it as
+/// `acpi*:MSFT0101:*` has, are kept whole under no name and looked at for every device.
 #[derive(Debug)]
 struct Bus {
     name: String,
@@ -66,22 +67,36 @@ impl AliasIndex {
     #[must_use]
     pub fn lookup(&self, modalias: &str) -> Vec<&str> {
         let (bus, rest) = split(modalias);
+        let mut found = Vec::new();
+        self.search(bus, rest, &mut found);
+        if !bus.is_empty() {
+            self.search("", modalias, &mut found);
+        }
+        found.sort_unstable();
+        let mut names: Vec<&str> = Vec::new();
+        for (_, name) in found {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Collects the matching modules of one bus with their places in the text.
+    fn search<'a>(&'a self, bus: &str, rest: &str, found: &mut Vec<(usize, &'a str)>) {
         let Some(bus) = self.buses.iter().find(|b| b.name == bus) else {
-            return Vec::new();
+            return;
         };
         let (key, _) = literal_bytes(rest.as_bytes(), false);
-        let mut found: Vec<&str> = Vec::new();
         for entry in &bus.entries {
             if (entry.key ^ key) & entry.mask == 0
                 && let Some(pattern) = self.text.get(entry.pattern.clone())
                 && matches(pattern.as_bytes(), rest.as_bytes())
                 && let Some(module) = self.text.get(entry.module.clone())
-                && !found.contains(&module)
             {
-                found.push(module);
+                found.push((entry.module.start, module));
             }
         }
-        found
     }
 
     /// How many patterns there are.
@@ -112,7 +127,7 @@ impl AliasIndex {
     }
 }
 
-/// Bus and the rest. A wildcard before the first colon means there is no bus to speak of; no known pattern has one.
+/// Bus and the rest. A wildcard before the first colon means there is no one bus to speak of.
 fn split(alias: &str) -> (&str, &str) {
     match alias.split_once(':') {
         Some((bus, rest)) if !bus.contains(['*', '?', '[']) => (bus, rest),

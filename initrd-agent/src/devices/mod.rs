@@ -13,3 +13,6 @@ pub use coldplug::Devices;
 pub use disks::{Disk, Partition};
 pub use error::DevicesError;
 pub use modules::{Load, LoadError, Modules};
+
+#[cfg(test)]
+mod tests;

@@ -190,6 +190,15 @@ impl Modules {
         !self.aliases.lookup(modalias).is_empty()
     }
 
+    /// What the command line says about the module of this normalised name.
+    #[must_use]
+    pub fn parameters(&self, name: &str) -> &str {
+        self.parameters
+            .get(name)
+            .map(String::as_str)
+            .unwrap_or_default()
+    }
+
     fn index(&self, name: &str) -> Result<String, DevicesError> {
         let path = self.dir.join(name);
         match fs::read_to_string(&path) {
@@ -343,13 +352,8 @@ impl Modules {
             source,
         })?;
         let compressed = path.extension().is_some_and(|extension| extension != "ko");
-        let parameters = self
-            .parameters
-            .get(name)
-            .map(String::as_str)
-            .unwrap_or_default();
         // No word of a command line holds a NUL.
-        let parameters = CString::new(parameters).unwrap_or_default();
+        let parameters = CString::new(self.parameters(name)).unwrap_or_default();
         let outcome = match sys::kmod::load(file.as_fd(), &parameters, compressed) {
             Ok(Outcome::Loaded) => Load::Loaded,
             Ok(Outcome::Present) => Load::Present,
