@@ -211,6 +211,13 @@ impl Machine {
     /// All of a boot but the console: swtpm runs, firmware variables exist.
     fn prepare(&mut self) -> Result<(Command, Option<Swtpm>)> {
         self.boots += 1;
+        let stale = self.dir.join(qmp::SOCKET);
+        match fs::remove_file(&stale) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file("remove", &stale)(error));
+            }
+            _ => {}
+        }
         let swtpm = match self.tpm {
             None => None,
             Some(_) => {
@@ -464,3 +471,7 @@ impl Off {
         self.lines.iter().any(|line| line.contains(text))
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

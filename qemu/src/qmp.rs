@@ -1,8 +1,8 @@
 //! The little of QEMU's control protocol that we need: press the power button, ask for the state.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -13,9 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Runs one command without arguments on the QEMU with this process id.
 pub(crate) fn execute(pid: u32, command: &'static str) -> Result<serde_json::Value> {
     let failed = |what| move |source| Error::Control { what, source };
-    // Through the process' working directory: a socket's path may not be longer than 107 bytes.
-    let socket =
-        UnixStream::connect(format!("/proc/{pid}/cwd/{SOCKET}")).map_err(failed("connect"))?;
+    let socket = connect(pid).map_err(failed("connect"))?;
     socket
         .set_read_timeout(Some(PATIENCE))
         .map_err(failed("set deadline"))?;
@@ -41,12 +39,34 @@ pub(crate) fn execute(pid: u32, command: &'static str) -> Result<serde_json::Val
     }
 }
 
+/// QEMU makes its socket a moment after it was started.
+fn connect(pid: u32) -> std::io::Result<UnixStream> {
+    // Through the process' working directory: a socket's path may not be longer than 107 bytes.
+    let path = format!("/proc/{pid}/cwd/{SOCKET}");
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match UnixStream::connect(&path) {
+            Err(error) if early(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(20))
+            }
+            done => return done,
+        }
+    }
+}
+
+fn early(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+    )
+}
+
 /// The next line that is not an event.
 fn reply(replies: &mut impl BufRead) -> std::io::Result<String> {
     loop {
         let mut line = String::new();
         if replies.read_line(&mut line)? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(ErrorKind::UnexpectedEof.into());
         }
         if !line.contains("\"event\"") {
             return Ok(line);

@@ -10,7 +10,7 @@ use crate::verdict::refused;
 pub const SCENARIO: Scenario = Scenario {
     name: "flipped-byte-early",
     story: "a flipped byte in the first block of /usr",
-    code: "usr-not-verified",
+    code: "usr-wrong-hash",
     run,
 };
 

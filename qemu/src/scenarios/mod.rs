@@ -44,3 +44,32 @@ pub const ALL: &[Scenario] = &[
     two_disks_same_usr::SCENARIO,
     broken_definition::SCENARIO,
 ];
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+    use std::path::Path;
+
+    #[test]
+    fn every_file_is_a_scenario_of_its_name() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/scenarios");
+        let stem = |path: std::path::PathBuf| {
+            path.file_stem()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .replace('_', "-")
+        };
+        let mut files: Vec<_> = dir
+            .read_dir()
+            .unwrap()
+            .map(|entry| stem(entry.unwrap().path()))
+            .collect();
+        files.retain(|name| name != "mod");
+        let mut names: Vec<_> = super::ALL.iter().map(|scenario| scenario.name).collect();
+        files.sort_unstable();
+        names.sort_unstable();
+        assert_eq!(files, names);
+    }
+}

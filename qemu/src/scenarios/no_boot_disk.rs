@@ -10,7 +10,7 @@ use crate::verdict::{card, claim, refused};
 pub const SCENARIO: Scenario = Scenario {
     name: "no-boot-disk",
     story: "only a foreign disk",
-    code: "no-boot-disk",
+    code: "boot-disk-missing",
     run,
 };
 

@@ -9,7 +9,7 @@ use crate::verdict::refused;
 pub const SCENARIO: Scenario = Scenario {
     name: "no-table",
     story: "both partition tables zeroed",
-    code: "no-boot-disk",
+    code: "boot-disk-missing",
     run,
 };
 

@@ -9,7 +9,7 @@ use crate::verdict::{card, claim, refused};
 pub const SCENARIO: Scenario = Scenario {
     name: "two-disks-same-usr",
     story: "a cloned disk is plugged in too",
-    code: "ambiguous-boot-disk",
+    code: "boot-disk-ambiguous",
     run,
 };
 

@@ -9,7 +9,7 @@ use crate::verdict::{claim, refused};
 pub const SCENARIO: Scenario = Scenario {
     name: "wrong-usrhash",
     story: "usrhash= of another system",
-    code: "usr-not-verified",
+    code: "usr-wrong-hash",
     run,
 };
 
