@@ -13,7 +13,7 @@ use fixtures::{
 };
 
 use crate::disk::{Bus, Disk, copy};
-use crate::error::{Error, Result, chain, file};
+use crate::error::{Error, Result, chain, file, no_dir};
 use crate::evidence;
 use crate::machine::{Boot, Machine};
 use crate::tpm::TpmModel;
@@ -59,12 +59,7 @@ impl Ctx {
     /// An empty directory to work in.
     pub fn bench(&self, name: &str) -> Result<Bench<'_>> {
         let dir = self.out.join(name);
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file("empty", &dir)(error));
-            }
-            _ => {}
-        }
+        no_dir(&dir)?;
         fs::create_dir_all(&dir).map_err(file("create", &dir))?;
         let dir = fs::canonicalize(&dir).map_err(file("find", &dir))?;
         Ok(Bench {

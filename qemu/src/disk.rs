@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::error::{Result, file};
 
@@ -131,7 +130,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir).map_err(file("create", dir))?;
     }
-    let mut command = Command::new("cp");
+    let mut command = crate::evidence::program("cp");
     command
         .args(["--reflink=auto", "--sparse=always", "--"])
         .arg(from)

@@ -1,7 +1,7 @@
 //! What can go wrong while a machine runs, with enough of the console to act on it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// An operation of the harness that failed.
@@ -127,7 +127,24 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Shorthand for [`Error::File`] in `map_err`.
-pub(crate) fn file(what: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { what, path, source }
+}
+
+/// Makes sure that a file (or socket) is not there.
+pub(crate) fn no_file(path: &Path) -> Result<()> {
+    gone(std::fs::remove_file(path)).map_err(file("remove", path))
+}
+
+/// Makes sure that a directory is not there.
+pub(crate) fn no_dir(path: &Path) -> Result<()> {
+    gone(std::fs::remove_dir_all(path)).map_err(file("remove", path))
+}
+
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
 }

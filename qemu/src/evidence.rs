@@ -38,6 +38,16 @@ pub struct Partition {
     pub size: u64,
 }
 
+/// A call of a program that may be in a directory that only an administrator's `PATH` has.
+pub(crate) fn program(name: &str) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(name);
+    command
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .env("LC_ALL", "C.UTF-8");
+    command
+}
+
 /// Runs a program to its end: its output, or an error with what it complained about.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
@@ -66,7 +76,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// The partition table.
 pub fn table(image: &Path) -> Result<Vec<Partition>> {
-    let text = output(Command::new("sfdisk").arg("-J").arg(image))?;
+    let text = output(program("sfdisk").arg("-J").arg(image))?;
     parse_table(&text).ok_or_else(|| Error::Answer {
         program: "sfdisk -J".into(),
         answer: text,
@@ -147,7 +157,7 @@ fn field<'a>(value: &'a Value, key: &str) -> &'a str {
 pub fn luks(image: &Path, partition: &Partition) -> Result<Value> {
     let header = image.with_extension("luks");
     let copied = excerpt(image, partition, &header);
-    let mut command = Command::new("cryptsetup");
+    let mut command = program("cryptsetup");
     let dumped = copied.and_then(|()| {
         output(
             command
@@ -180,7 +190,7 @@ fn excerpt(image: &Path, partition: &Partition, to: &Path) -> Result<()> {
 /// What `blkid` finds in a partition: `TYPE`, `UUID`, `LABEL` and so on. Empty if it finds nothing.
 pub fn probe(image: &Path, partition: &Partition) -> Result<BTreeMap<String, String>> {
     let (offset, size) = (partition.offset.to_string(), partition.size.to_string());
-    let mut command = Command::new("blkid");
+    let mut command = program("blkid");
     command
         .args(["-p", "-o", "export", "-O", &offset, "-S", &size])
         .arg(image);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::console::{Console, Echo, Seen};
 use crate::contract::{self, Stage};
 use crate::disk::{Disk, escaped};
-use crate::error::{Error, Result, file};
+use crate::error::{Error, Result, file, no_dir, no_file};
 use crate::firmware::{self, Firmware};
 use crate::tpm::{self, Swtpm, TpmModel};
 use crate::{Bus, qmp};
@@ -61,12 +61,7 @@ pub struct Machine {
 impl Machine {
     /// A factory-fresh machine that keeps everything in `dir`, which is emptied.
     pub fn fresh(dir: &Path, boot: Boot) -> Result<Self> {
-        match fs::remove_dir_all(dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file("empty", dir)(error));
-            }
-            _ => {}
-        }
+        no_dir(dir)?;
         Self::existing(dir, boot)
     }
 
@@ -150,13 +145,7 @@ impl Machine {
 
     /// Solders in another TPM of the same model: all sealed secrets and counters are gone.
     pub fn replace_tpm(&mut self) -> Result<()> {
-        let state = self.tpm_state();
-        match fs::remove_dir_all(&state) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(file("remove", &state)(error))
-            }
-            _ => Ok(()),
-        }
+        no_dir(&self.tpm_state())
     }
 
     /// Switches the machine on. The value must be dropped by the thread that made it (see [`tied`]).
@@ -211,13 +200,7 @@ impl Machine {
     /// All of a boot but the console: swtpm runs, firmware variables exist.
     fn prepare(&mut self) -> Result<(Command, Option<Swtpm>)> {
         self.boots += 1;
-        let stale = self.dir.join(qmp::SOCKET);
-        match fs::remove_file(&stale) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file("remove", &stale)(error));
-            }
-            _ => {}
-        }
+        no_file(&self.dir.join(qmp::SOCKET))?;
         let swtpm = match self.tpm {
             None => None,
             Some(_) => {

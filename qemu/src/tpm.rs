@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result, file};
+use crate::error::{Error, Result, file, no_file};
+use crate::evidence;
 
 /// Which interface the TPM shows to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,13 +44,13 @@ pub(crate) fn manufacture(state: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(state).map_err(file("create", state))?;
-    let mut command = Command::new("swtpm_setup");
+    let mut command = evidence::program("swtpm_setup");
     command.arg("--tpm2").arg("--tpmstate").arg(state).args([
         "--pcr-banks",
         "sha256",
         "--not-overwrite",
     ]);
-    crate::evidence::output(&mut command).map(drop)
+    evidence::output(&mut command).map(drop)
 }
 
 /// A running `swtpm`. Killed on drop; its state stays.
@@ -110,12 +111,7 @@ impl Drop for Swtpm {
 /// Binds the socket through a directory descriptor: a socket's path may not be longer than 107 bytes.
 fn listen(dir: &Path) -> Result<UnixListener> {
     let socket = dir.join(SOCKET);
-    match fs::remove_file(&socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(file("remove", &socket)(error));
-        }
-        _ => {}
-    }
+    no_file(&socket)?;
     let handle = File::open(dir).map_err(file("open", dir))?;
     let short = format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd());
     UnixListener::bind(short).map_err(file("listen on", &socket))
