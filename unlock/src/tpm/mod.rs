@@ -25,6 +25,7 @@ use tss_esapi::tcti_ldr::{DeviceConfig, TctiNameConf};
 
 pub use error::TpmError;
 pub use policy::{PcrPolicy, Pcrs, PublicKey, SignedPolicy};
+pub(crate) use seal::fill_random;
 pub use seal::{Sealed, Secret};
 pub use signature::Signatures;
 pub use srk::SRK_HANDLE;

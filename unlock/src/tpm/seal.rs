@@ -76,6 +76,14 @@ pub struct Sealed {
     pub srk: Vec<u8>,
 }
 
+impl Sealed {
+    /// Whether the parent is an elliptic curve key (the other kind is RSA).
+    pub fn srk_is_ecc(&self) -> bool {
+        srk::parse(&self.srk).and_then(|(_, name)| self.srk.get(12 + name.len()..14 + name.len()))
+            == Some(&[0x00, 0x23])
+    }
+}
+
 impl Tpm {
     /// Seals a secret of at most 128 bytes to a policy.
     ///
