@@ -192,6 +192,17 @@ fn what_a_module_needs_comes_first() {
 }
 
 #[test]
+fn soft_dependencies_can_be_left_out() {
+    let root = root();
+    let mut modules = Modules::open(root.path(), RELEASE).unwrap();
+    modules.leave_out(&["crypto-crc32c"]);
+    assert_eq!(
+        names(&modules.order("btrfs")),
+        ["xor.ko", "libcrc32c.ko", "btrfs.ko"]
+    );
+}
+
+#[test]
 fn soft_dependencies_in_a_circle_end() {
     let root = root();
     let modules = Modules::open(root.path(), RELEASE).unwrap();
