@@ -248,16 +248,14 @@ fn what_nobody_measures_is_not_sealed_to() {
     let secret = Secret::random().expect("random");
     let error = tpm
         .seal(&secret, &PcrPolicy::literal(Pcrs::one(7)))
-        .err()
-        .expect("PCR 7 is zero");
+        .expect_err("PCR 7 is zero");
     assert!(
         matches!(error, TpmError::Unextended { pcr: 7, .. }),
         "{error:?}"
     );
     let error = tpm
         .seal(&secret, &PcrPolicy::literal(Pcrs::one(20)))
-        .err()
-        .expect("PCR 20 is all ones");
+        .expect_err("PCR 20 is all ones");
     assert!(
         matches!(error, TpmError::Unextended { pcr: 20, .. }),
         "{error:?}"

@@ -126,7 +126,7 @@ fn config(json: &Value, header: &Header) -> Result<u64, Refusal> {
         ));
     }
     let size = number(config, "keyslots_size").unwrap_or(0);
-    if size == 0 || size > MAX_KEYSLOTS || size % 4096 != 0 {
+    if size == 0 || size > MAX_KEYSLOTS || !size.is_multiple_of(4096) {
         return Err(refuse(
             "config.keyslots_size",
             size,
@@ -160,7 +160,7 @@ fn segment(segment: &Value, keyslots_end: u64, device_size: u64) -> Result<(), R
         return Err(refuse("segments.sector_size", sector, "512 to 4096"));
     }
     let offset = number(segment, "offset").unwrap_or(0);
-    if offset < keyslots_end || offset >= device_size || offset % 4096 != 0 {
+    if offset < keyslots_end || offset >= device_size || !offset.is_multiple_of(4096) {
         return Err(refuse(
             "segments.offset",
             offset,
