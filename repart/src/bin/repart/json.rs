@@ -1,6 +1,5 @@
 //! The plan as systemd-repart's JSON (spec 6.3).
 
-use std::fmt::Write;
 use std::path::Path;
 
 use repart::{Activity, Plan, PlannedPartition};
@@ -131,10 +130,7 @@ fn quote(text: &str) -> String {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
-            c if c.is_control() && u32::from(c) < 0x10000 => {
-                // Writing to a string cannot fail.
-                drop(write!(out, "\\u{:04x}", u32::from(c)));
-            }
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
     }

@@ -7,7 +7,6 @@ mod json;
 mod pretty;
 mod run;
 
-use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use repart::format::Programs;
 use repart::{
-    Architecture, BlockDevice, Definitions, Deviations, DirFiles, Disk, EmptyMode, Guid,
-    LoadContext, NoContents, Plan, PlanError, Policy, TableState, apply, marked_for_reset,
-    minimal_size, observe, plan,
+    Architecture, BlockDevice, Definitions, Deviations, DirFiles, Disk, EmptyMode, LoadContext,
+    NoContents, Plan, PlanError, Policy, TableState, apply, marked_for_reset, minimal_size,
+    observe, plan,
 };
 
 use crate::args::{Json, Options, Seed, Size};
