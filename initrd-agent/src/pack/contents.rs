@@ -154,12 +154,12 @@ fn modules(archive: &mut Archive, options: &Options) -> Result<Found, PackError>
         archive.put(&file, area, Node::File { mode: 0o644, bytes })?;
     }
     let names: BTreeSet<String> = packed.into_keys().collect();
-    // modules.builtin.modinfo is left out: nothing in the initrd asks what a built-in driver would match.
     for (file, contents) in [
         ("modules.dep", index.dep_text(&names)),
         ("modules.alias", index.alias_text(&names)),
         ("modules.softdep", index.softdep_text(&names)),
         ("modules.builtin", index.builtin_text().to_owned()),
+        ("modules.builtin.modinfo", index.builtin_info_text()),
     ] {
         archive.put(&format!("{place}/{file}"), "module indexes", text(contents))?;
     }

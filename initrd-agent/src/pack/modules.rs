@@ -34,6 +34,8 @@ pub struct Index {
     modules: BTreeMap<String, Module>,
     builtin: BTreeSet<String>,
     builtin_text: String,
+    /// Exact aliases of what is built in, as modules.builtin.modinfo has them: `MODULE.alias=NAME`.
+    builtin_aliases: Vec<String>,
     /// Alias pattern and module, in file order.
     aliases: Vec<(String, String)>,
     /// Normalised alias to modules.
@@ -77,6 +79,11 @@ impl Index {
         index.add_alias(&read(&dir.join("modules.alias"))?);
         index.add_softdep(&read(&dir.join("modules.softdep"))?);
         index.add_builtin(read(&dir.join("modules.builtin"))?);
+        let info = dir.join("modules.builtin.modinfo");
+        // Kernels before 5.2 have none.
+        if info.exists() {
+            index.add_builtin_info(&read(&info)?);
+        }
         Ok(index)
     }
 
@@ -129,6 +136,21 @@ impl Index {
         self.builtin_text = text;
     }
 
+    /// Takes the aliases without wildcards: `fs-ext4`, `crypto-sha256` and the like, which are asked for by name. Those of
+    /// devices are left out: a driver that is built in needs no help to find its device.
+    fn add_builtin_info(&mut self, text: &str) {
+        for item in text.split('\0') {
+            let Some((key, alias)) = item.split_once('=') else {
+                continue;
+            };
+            let wildcard = alias.contains(['*', '?', '[']);
+            if let Some(module) = key.strip_suffix(".alias").filter(|_| !wildcard) {
+                self.builtin.insert(normal(alias));
+                self.builtin_aliases.push(format!("{module}.alias={alias}"));
+            }
+        }
+    }
+
     /// What `name` (a module, or an alias without wildcards) stands for.
     #[must_use]
     pub fn resolve(&self, name: &str) -> Resolved {
@@ -136,11 +158,10 @@ impl Index {
         if self.modules.contains_key(&name) {
             return Resolved::Modules(vec![name]);
         }
-        if self.builtin.contains(&name) {
-            return Resolved::Builtin;
-        }
+        // Loadable ones first: `sha256` is built in as generic code, and there is a faster module of that name.
         match self.by_alias.get(&name) {
             Some(modules) => Resolved::Modules(modules.clone()),
+            None if self.builtin.contains(&name) => Resolved::Builtin,
             None => Resolved::Missing,
         }
     }
@@ -228,6 +249,15 @@ impl Index {
             .collect()
     }
 
+    /// modules.builtin.modinfo, reduced to exact aliases.
+    #[must_use]
+    pub fn builtin_info_text(&self) -> String {
+        self.builtin_aliases
+            .iter()
+            .flat_map(|alias| [alias, "\0"])
+            .collect()
+    }
+
     /// modules.builtin, whole: it tells "built in" from "missing".
     #[must_use]
     pub fn builtin_text(&self) -> &str {
@@ -295,6 +325,9 @@ mod tests {
             "# comment\nsoftdep btrfs pre: crypto-crc32c post: after\nsoftdep btrfs pre: nothing\nsoftdep raid6 left\n",
         );
         index.add_builtin("kernel/drivers/nvme.ko\n".to_owned());
+        index.add_builtin_info(
+            "ext4.license=GPL\0ext4.alias=fs-ext4\0nvme.alias=pci:v*\0crc.alias=crypto-crc32c\0",
+        );
         index
     }
 
@@ -333,6 +366,15 @@ mod tests {
         );
         assert_eq!(index().resolve("nvme"), Resolved::Builtin);
         assert_eq!(index().resolve("zfs"), Resolved::Missing);
+    }
+
+    #[test]
+    fn built_in_aliases_are_known_and_modules_come_first() {
+        let index = index();
+        assert_eq!(index.resolve("fs-ext4"), Resolved::Builtin);
+        assert!(matches!(index.resolve("crypto-crc32c"), Resolved::Modules(all) if all.len() == 2));
+        let info = index.builtin_info_text();
+        assert_eq!(info, "ext4.alias=fs-ext4\0crc.alias=crypto-crc32c\0");
     }
 
     #[test]
