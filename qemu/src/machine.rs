@@ -148,6 +148,11 @@ impl Machine {
         no_dir(&self.tpm_state())
     }
 
+    /// Leaves the TPM with a password that an earlier owner set.
+    pub fn own_tpm(&mut self) -> Result<()> {
+        tpm::set_owner_password(&self.tpm_state())
+    }
+
     /// Switches the machine on. The value must be dropped by the thread that made it (see [`tied`]).
     pub fn power_on(&mut self) -> Result<Running> {
         let (mut command, swtpm) = self.prepare()?;

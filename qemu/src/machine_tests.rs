@@ -44,7 +44,14 @@ fn firmware_variables_and_tpm_are_the_machines_own_and_stay() {
     machine.replace_tpm().unwrap();
     assert!(!state.exists());
     drop(machine.power_on().unwrap());
-    assert_ne!(fs::read(&state).unwrap(), first, "the same TPM came back");
+    let other = fs::read(&state).unwrap();
+    assert_ne!(other, first, "the same TPM came back");
+    machine.own_tpm().unwrap();
+    assert_ne!(
+        fs::read(&state).unwrap(),
+        other,
+        "the password is not in the TPM's state"
+    );
     assert!(path.join("console-2.log").exists() && !path.join("tpm.sock").exists());
 }
 

@@ -4,10 +4,11 @@
 //! there is no moment in which the socket is missing or refuses (swtpm#849, systemd#31751: races at start).
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, file, no_file};
@@ -52,6 +53,47 @@ pub(crate) fn manufacture(state: &Path) -> Result<()> {
     ]);
     evidence::output(&mut command).map(drop)
 }
+
+/// Sets a password on the owner hierarchy, as an earlier owner may have left one: what needs that hierarchy fails from
+/// then on. Speaks to the TPM without a machine around it.
+pub(crate) fn set_owner_password(state: &Path) -> Result<()> {
+    manufacture(state)?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(failed("make a socket pair"))?;
+    ours.set_read_timeout(Some(GRACE))
+        .map_err(failed("set deadline"))?;
+    // swtpm takes no descriptor below 3 here, and a shell is the plain way to hand on another.
+    let mut child = crate::machine::tied("sh")?
+        .args(["-c", "exec swtpm socket --tpm2 --fd 3 --flags not-need-init,startup-clear --tpmstate \"$0\" 3<&0"])
+        .arg(format!("dir={}", state.display()))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|source| Error::Start { program: "swtpm".into(), source })?;
+    let mut answer = [0; 10];
+    let spoken = ours
+        .write_all(HIERARCHY_CHANGE_AUTH)
+        .and_then(|()| ours.read_exact(&mut answer));
+    drop(ours);
+    let ended = child.wait();
+    spoken
+        .and(ended.map(drop))
+        .map_err(failed("set the owner's password"))?;
+    match answer {
+        [.., 0, 0, 0, 0] => Ok(()),
+        _ => Err(Error::Answer {
+            program: "swtpm".into(),
+            answer: format!("{answer:02x?}"),
+        }),
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Control { what, source }
+}
+
+/// `TPM2_HierarchyChangeAuth` (TCG TPM 2.0 library, part 3): owner, empty password session, new password `secret`.
+const HIERARCHY_CHANGE_AUTH: &[u8] = b"\x80\x02\0\0\0\x23\0\0\x01\x29\x40\0\0\x01\
+    \0\0\0\x09\x40\0\0\x09\0\0\0\0\0\0\x06secret";
 
 /// A running `swtpm`. Killed on drop; its state stays.
 pub(crate) struct Swtpm {

@@ -191,7 +191,9 @@ impl Debian {
         })?;
         claim(failed.is_empty(), || format!("failed units: {failed:?}"))?;
         claim(
-            self.section("jobs").iter().all(|line| line.is_empty()),
+            self.section("jobs")
+                .iter()
+                .all(|line| line.is_empty() || line.starts_with("No jobs")),
             || "jobs are still waiting".to_owned(),
         )?;
         let mounts = self.section("mounts");

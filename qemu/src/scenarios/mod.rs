@@ -17,6 +17,7 @@ mod no_tpm;
 mod power_cut;
 mod second_boot;
 mod torn_table;
+mod tpm_refuses;
 mod tpm_replaced;
 mod two_disks_same_usr;
 mod wrong_usrhash;
@@ -38,6 +39,7 @@ pub const ALL: &[Scenario] = &[
     flipped_byte_early::SCENARIO,
     flipped_byte_late::SCENARIO,
     no_tpm::SCENARIO,
+    tpm_refuses::SCENARIO,
     disk_too_small::SCENARIO,
     no_boot_disk::SCENARIO,
     no_table::SCENARIO,
