@@ -21,6 +21,10 @@ pub struct Entry {
     pub type_uuid: String,
     /// Partition UUID.
     pub uuid: String,
+    /// Start, bytes.
+    pub offset: u64,
+    /// Size, bytes.
+    pub size: u64,
 }
 
 /// One whole disk as it was seen.
@@ -28,6 +32,8 @@ pub struct Entry {
 pub struct Seen {
     /// Device node.
     pub node: PathBuf,
+    /// GPT disk GUID, empty when there is no table.
+    pub id: String,
     /// Bytes.
     pub size: u64,
     /// Model or serial, for people.
@@ -159,10 +165,13 @@ mod tests {
                 number,
                 type_uuid: (*type_uuid).to_owned(),
                 uuid: (*uuid).to_owned(),
+                offset: 0,
+                size: 0,
             })
             .collect();
         Seen {
             node: PathBuf::from(node),
+            id: String::new(),
             size: 1 << 30,
             model: String::new(),
             entries: Ok(entries),

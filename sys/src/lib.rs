@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod efivar;
+pub mod filesystem;
 pub mod keyring;
 pub mod kmod;
 pub mod memory;

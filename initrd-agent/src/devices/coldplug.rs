@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sys::uevent::{Received, Socket, Uevent};
 
@@ -116,6 +116,21 @@ impl Devices {
             }
             news = self.handle_events()?;
         }
+    }
+
+    /// Waits at most `silence` for events that may have brought a device. `false`: the kernel was silent all the time.
+    pub fn wait_quietly(&mut self, silence: Duration) -> Result<bool, DevicesError> {
+        let deadline = Instant::now() + silence;
+        let failed = |source| DevicesError::Events {
+            operation: "wait for",
+            source,
+        };
+        while self.events.wait(deadline).map_err(failed)? {
+            if self.handle_events()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What there is: disks, and modules that failed.

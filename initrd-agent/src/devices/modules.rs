@@ -3,6 +3,7 @@
 //! Invariant: a module is loaded after everything modules.dep and modules.softdep want before it, and asked for once.
 //! Nobody else loads modules: there is no modprobe in the initrd that the kernel could call.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -69,9 +70,8 @@ pub struct Modules {
     files: HashMap<String, Line>,
     aliases: AliasIndex,
     softdeps: HashMap<String, Softdep>,
-    builtin: HashSet<String>,
-    /// Text of modules.builtin.modinfo, searched when all else fails.
-    builtin_info: Vec<u8>,
+    /// Read when first asked for: a healthy boot asks for nothing that is built in.
+    builtin: OnceCell<Builtin>,
     parameters: HashMap<String, String>,
     forbidden: HashSet<String>,
     /// Loaded, or on the way to it.
@@ -83,6 +83,13 @@ struct Line {
     path: String,
     /// Paths of all it needs, nearest first.
     needs: Vec<String>,
+}
+
+/// What the kernel has without loading anything.
+#[derive(Debug, Default)]
+struct Builtin {
+    names: HashSet<String>,
+    info: Vec<u8>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -114,12 +121,6 @@ impl Modules {
         modules.add_dep(&modules.index("modules.dep")?);
         modules.aliases = AliasIndex::new(modules.index("modules.alias")?);
         modules.add_softdep(&modules.index("modules.softdep")?);
-        modules.builtin = modules
-            .index("modules.builtin")?
-            .lines()
-            .map(name_of)
-            .collect();
-        modules.builtin_info = modules.index("modules.builtin.modinfo")?.into_bytes();
         Ok(modules)
     }
 
@@ -258,23 +259,36 @@ impl Modules {
         if self.files.contains_key(&plain) {
             return Resolved::Modules(vec![plain]);
         }
-        if self.builtin.contains(&plain) {
-            return Resolved::Builtin;
-        }
         let by_alias: Vec<String> = self.aliases.lookup(name).into_iter().map(normal).collect();
         if !by_alias.is_empty() {
             return Resolved::Modules(by_alias);
         }
-        if self.is_builtin_alias(name) {
+        if self.is_builtin(&plain) || self.is_builtin_alias(name) {
             Resolved::Builtin
         } else {
             Resolved::Missing
         }
     }
 
+    fn builtin(&self) -> &Builtin {
+        self.builtin.get_or_init(|| {
+            // Without these two files nothing is known to be built in.
+            let modules = fs::read_to_string(self.dir.join("modules.builtin")).unwrap_or_default();
+            let info = fs::read(self.dir.join("modules.builtin.modinfo")).unwrap_or_default();
+            Builtin {
+                names: modules.lines().map(name_of).collect(),
+                info,
+            }
+        })
+    }
+
+    fn is_builtin(&self, name: &str) -> bool {
+        self.builtin().names.contains(name)
+    }
+
     /// modules.builtin.modinfo: `MODULE.alias=PATTERN` and other keys, each ended by NUL.
     fn is_builtin_alias(&self, alias: &str) -> bool {
-        self.builtin_info.split(|b| *b == 0).any(|record| {
+        self.builtin().info.split(|b| *b == 0).any(|record| {
             std::str::from_utf8(record)
                 .ok()
                 .and_then(|text| text.split_once(".alias="))
@@ -293,7 +307,7 @@ impl Modules {
             return Ok(Load::Forbidden);
         }
         if !self.files.contains_key(name) {
-            return Ok(if self.builtin.contains(name) {
+            return Ok(if self.is_builtin(name) {
                 Load::Present
             } else {
                 Load::Missing
@@ -323,8 +337,7 @@ impl Modules {
     }
 
     fn visit(&self, name: &str, hard: bool, seen: &mut HashSet<String>, order: &mut Vec<Planned>) {
-        if self.done.contains(name) || self.builtin.contains(name) || !seen.insert(name.to_owned())
-        {
+        if self.done.contains(name) || self.is_builtin(name) || !seen.insert(name.to_owned()) {
             return;
         }
         let line = self.files.get(name);

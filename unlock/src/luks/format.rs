@@ -44,35 +44,53 @@ pub struct FormatRequest<'a> {
     pub discard: bool,
 }
 
-/// Seals a fresh passphrase, formats the partition and enrols it. The volume is not mapped.
+/// The keys of a volume that is yet to be made: its volume key and its passphrase, the latter sealed and unsealed once to
+/// try. Wiped on drop.
+pub struct SealedKey {
+    volume_key: Zeroizing<Vec<u8>>,
+    secret: Secret,
+    sealed: Sealed,
+}
+
+impl SealedKey {
+    /// Makes and seals them. Nothing is written to any disk, so that a TPM that refuses leaves the disk alone.
+    ///
+    /// # Errors
+    /// The TPM refuses, or does not give back what it has just sealed.
+    pub fn new(
+        tpm: &mut Tpm,
+        policy: &PcrPolicy,
+        signatures: Option<&Signatures>,
+    ) -> Result<Self, TpmError> {
+        let mut volume_key = Zeroizing::new(vec![0; usize::try_from(KEY_BYTES).unwrap_or(64)]);
+        fill_random(&mut volume_key).map_err(|source| TpmError::Random { source })?;
+        let secret = Secret::random()?;
+        let sealed = tpm.seal(&secret, policy)?;
+        if !tpm.unseal(&sealed, signatures)?.equals(&secret) {
+            return Err(TpmError::Answer {
+                what: "another secret than it has just sealed",
+            });
+        }
+        Ok(Self {
+            volume_key,
+            secret,
+            sealed,
+        })
+    }
+}
+
+/// Formats the partition and enrols the key. The volume is not mapped.
 ///
 /// # Errors
-/// [`LuksError`]. Up to [`LuksError::Unverified`] nothing was written.
-pub fn format(
-    request: &FormatRequest<'_>,
-    tpm: &mut Tpm,
-    policy: &PcrPolicy,
-    signatures: Option<&Signatures>,
-) -> Result<Unlocked, LuksError> {
+/// [`LuksError`].
+pub fn format(request: &FormatRequest<'_>, key: SealedKey) -> Result<Unlocked, LuksError> {
     let path = request.device;
-    let tpm_error = |source| LuksError::Tpm {
-        device: path.to_owned(),
-        source,
-    };
-    let mut key = Zeroizing::new(vec![0; usize::try_from(KEY_BYTES).unwrap_or(64)]);
-    fill_random(&mut key).map_err(|source| tpm_error(TpmError::Random { source }))?;
-    let secret = Secret::random().map_err(tpm_error)?;
-    let sealed = tpm.seal(&secret, policy).map_err(tpm_error)?;
-    if !tpm
-        .unseal(&sealed, signatures)
-        .map_err(tpm_error)?
-        .equals(&secret)
-    {
-        return Err(LuksError::Unverified {
-            device: path.to_owned(),
-        });
-    }
-    let device = write(request, &key, &passphrase(&secret), sealed)?;
+    let device = write(
+        request,
+        &key.volume_key,
+        &passphrase(&key.secret),
+        key.sealed,
+    )?;
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|source| LuksError::Device {
@@ -85,7 +103,7 @@ pub fn format(
         _header: None,
         path: path.to_owned(),
         uuid,
-        key,
+        key: key.volume_key,
         discard: request.discard,
     })
 }

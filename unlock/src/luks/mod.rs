@@ -24,9 +24,9 @@ use zeroize::Zeroizing;
 use crate::crypt::{CryptError, call};
 use crate::eventlog::{Event, EventLog, MeasureError, PCR_VOLUME_KEYS};
 use crate::mapping::{Mapping, MappingError};
-use crate::tpm::{Bank, PcrPolicy, Signatures, Tpm, TpmError};
+use crate::tpm::{Bank, Signatures, Tpm, TpmError};
 
-pub use format::{FormatRequest, format};
+pub use format::{FormatRequest, SealedKey, format};
 pub use header::HeaderError;
 pub use metadata::Refusal;
 pub use read::read;
@@ -74,12 +74,6 @@ pub enum LuksError {
         device: PathBuf,
         /// Why.
         source: CryptError,
-    },
-    /// A fresh seal did not come back as it went in.
-    #[error("the TPM does not give back what it has just sealed for {device}")]
-    Unverified {
-        /// The partition.
-        device: PathBuf,
     },
     /// The volume key was not measured.
     #[error("the key of {device} is not measured, so it is not used")]
@@ -182,6 +176,9 @@ impl Unlocked {
     }
 }
 
+/// Kernel modules of an encrypted volume; the fast ciphers come by themselves where the processor has them.
+pub const MODULES: [&str; 3] = ["dm-mod", "dm-crypt", "xts"];
+
 /// Makes a volume and maps it.
 ///
 /// # Errors
@@ -189,12 +186,11 @@ impl Unlocked {
 pub fn create(
     request: &FormatRequest<'_>,
     name: &str,
+    key: SealedKey,
     tpm: &mut Tpm,
-    policy: &PcrPolicy,
-    signatures: Option<&Signatures>,
     log: &EventLog,
 ) -> Result<Mapping, LuksError> {
-    format(request, tpm, policy, signatures)?.activate(name, tpm, log)
+    format(request, key)?.activate(name, tpm, log)
 }
 
 /// Opens a volume and maps it.
