@@ -49,7 +49,9 @@ fn attempt(work: &mut Work<'_>) -> Result<(), Unfit> {
         }
         let need = work.need(item);
         if let Some(current) = &work.items[item].current {
-            if current.size.saturating_add(current.padding) < need {
+            let there = current.size.saturating_add(current.padding);
+            let exact = work.min_size(item).saturating_add(work.min_padding(item));
+            if there < need && !(work.exact_unaligned && exact <= there) {
                 return Err(work.cannot_grow(item));
             }
             continue;

@@ -95,9 +95,14 @@ fn pass(work: &mut Work<'_>, members: &[usize], pool: &mut Pool, phase: Phase) -
                     .as_ref()
                     .map_or(0, |current| current.size)
             });
+            let before = pool.span;
             if let Some(size) = assign(pool, phase, weight, limits, foreign) {
                 work.items[item].new_size = Some(size);
                 assigned = true;
+                if let (Some(current), true) = (&work.items[item].current, work.exact_unaligned) {
+                    let end = round_up(current.offset.saturating_add(size), pool.grain);
+                    pool.span = before.saturating_sub(end.saturating_sub(current.offset));
+                }
             }
         }
         if work.items[item].new_padding.is_none() {

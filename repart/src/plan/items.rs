@@ -75,6 +75,7 @@ pub(super) struct Work<'a> {
     pub(super) deleted: Vec<Current>,
     pub(super) notes: Vec<String>,
     pub(super) grain: u64,
+    pub(super) exact_unaligned: bool,
     fs_sector_size: u64,
 }
 
@@ -126,6 +127,7 @@ impl<'a> Work<'a> {
             deleted: Vec::new(),
             notes: Vec::new(),
             grain,
+            exact_unaligned: policy.deviations.exact_unaligned,
             fs_sector_size: policy.fs_sector_size.max(u64::from(sector_size)),
         })
     }
@@ -154,6 +156,12 @@ impl<'a> Work<'a> {
         entries.retain(|entry| {
             let gone = reset.contains(&at);
             if gone {
+                if policy.deviations.match_by_identity
+                    && let Some(item) = owners[at]
+                {
+                    // The next run matches by slot order: in another slot a neighbour would get the definition.
+                    self.items[item].number = Some(entry.entry.number);
+                }
                 self.deleted.push(entry.clone());
             } else {
                 kept_owners.push(owners[at]);

@@ -22,8 +22,8 @@ pub(super) fn place(work: &mut Work<'_>, ground: &Ground) -> Result<(), PlanErro
         if let Some(current) = &item.current {
             item.offset = current.offset;
             item.number = Some(current.entry.number);
-            used.insert(current.entry.number);
         }
+        used.extend(item.number);
     }
     for area in work.area_order.clone() {
         let mut start = ground.start;
@@ -39,12 +39,9 @@ pub(super) fn place(work: &mut Work<'_>, ground: &Ground) -> Result<(), PlanErro
             if work.items[item].area != Some(area) || !work.is_live(item) {
                 continue;
             }
-            let number = free_slot(work, &used, work.items[item].kind, ground.table.slots());
-            let needed = used.len() + 1;
-            let number = number.ok_or(PlanError::TooManyPartitions {
-                slots: ground.table.slots(),
-                needed,
-            })?;
+            let slots = ground.table.slots();
+            let number = work.items[item].number.or_else(|| free_slot(work, &used, work.items[item].kind, slots));
+            let number = number.ok_or(PlanError::TooManyPartitions { slots, needed: used.len() + 1 })?;
             used.insert(number);
             let it = &mut work.items[item];
             it.number = Some(number);

@@ -54,6 +54,9 @@ pub struct Deviations {
     pub honest_dry_run: bool,
     /// Attribute bits below 48 and labels beyond U+FFFF are written instead of losing the whole field.
     pub verbatim: bool,
+    /// A partition off the grid is charged what it takes and not refused for the rounding, so that a second run
+    /// neither fails nor changes anything.
+    pub exact_unaligned: bool,
     /// A GPT without a protective MBR is a GPT.
     pub accept_missing_mbr: bool,
 }
@@ -66,6 +69,7 @@ impl Deviations {
         derive_disk_guid: false,
         honest_dry_run: false,
         verbatim: false,
+        exact_unaligned: false,
         accept_missing_mbr: false,
     };
     /// What the initrd agent uses.
@@ -75,6 +79,7 @@ impl Deviations {
         derive_disk_guid: true,
         honest_dry_run: true,
         verbatim: true,
+        exact_unaligned: true,
         accept_missing_mbr: true,
     };
 }
