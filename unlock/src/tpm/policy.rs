@@ -93,7 +93,7 @@ pub struct SignedPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
     pem: String,
-    der: Vec<u8>,
+    fingerprint: [u8; 32],
     modulus: Vec<u8>,
 }
 
@@ -115,13 +115,15 @@ impl PublicKey {
         let der = base64::engine::general_purpose::STANDARD
             .decode(body)
             .map_err(|_| key("PEM text is not base64"))?;
-        let modulus = rsa_modulus(&der).ok_or(key("not an RSA key with exponent 65537"))?;
+        let (modulus, pkcs1) =
+            rsa_modulus(&der).ok_or(key("not an RSA key with exponent 65537"))?;
+        let fingerprint = Sha256::digest(pkcs1).into();
         if ![256, 384, 512].contains(&modulus.len()) {
             return Err(key("not an RSA key of 2048, 3072 or 4096 bits"));
         }
         Ok(Self {
             pem: pem.to_owned(),
-            der,
+            fingerprint,
             modulus,
         })
     }
@@ -131,9 +133,10 @@ impl PublicKey {
         &self.pem
     }
 
-    /// SHA-256 of the DER form: how signature files name the key.
+    /// How signature files name the key: SHA-256 of the DER form of PKCS #1 (`RSAPublicKey`), which is what
+    /// systemd-measure writes, and not of the `SubjectPublicKeyInfo` around it.
     pub fn fingerprint(&self) -> [u8; 32] {
-        Sha256::digest(&self.der).into()
+        self.fingerprint
     }
 
     /// `TPMT_PUBLIC` of the signer as systemd writes it.
@@ -191,19 +194,21 @@ pub fn policy_authorize(key_name: &[u8], policy_ref: &[u8]) -> [u8; 32] {
     Sha256::digest([&inner[..], policy_ref].concat()).into()
 }
 
-/// The modulus of a DER `SubjectPublicKeyInfo`, without leading zero; only for exponent 65537.
-fn rsa_modulus(der: &[u8]) -> Option<Vec<u8>> {
+/// The modulus of a DER `SubjectPublicKeyInfo`, without leading zero, and the `RSAPublicKey` within; only for exponent 65537.
+fn rsa_modulus(der: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     const RSA: &[u8] = &[
         0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
     ];
     let (info, rest) = der_element(der, 0x30)?;
     let bits = info.strip_prefix(RSA)?;
     let (bits, tail) = der_element(bits, 0x03)?;
-    let (key, key_rest) = der_element(bits.strip_prefix(&[0])?, 0x30)?;
+    let pkcs1 = bits.strip_prefix(&[0])?;
+    let (key, key_rest) = der_element(pkcs1, 0x30)?;
     let (modulus, exponent) = der_element(key, 0x02)?;
     let (exponent, end) = der_element(exponent, 0x02)?;
     let whole = rest.is_empty() && tail.is_empty() && key_rest.is_empty() && end.is_empty();
-    (whole && exponent == [1, 0, 1]).then(|| modulus.strip_prefix(&[0]).unwrap_or(modulus).to_vec())
+    let modulus = modulus.strip_prefix(&[0]).unwrap_or(modulus).to_vec();
+    (whole && exponent == [1, 0, 1]).then_some((modulus, pkcs1))
 }
 
 /// Splits one element with the given tag off; lengths of up to two bytes.

@@ -147,10 +147,10 @@ impl Signer {
         let der = run(
             "openssl",
             &[
-                "pkey",
+                "rsa",
                 "-in",
                 &self.path("key"),
-                "-pubout",
+                "-RSAPublicKey_out",
                 "-outform",
                 "DER",
             ],
