@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use unlock::eventlog::{Event, EventLog};
 use unlock::luks::{
-    FormatRequest, HeaderError, LuksError, Refusal, Token, TokenError, format, read,
+    FormatRequest, HeaderError, LuksError, Refusal, SealedKey, Token, TokenError, format, read,
 };
 use unlock::tpm::policy::policy_pcr;
 use unlock::tpm::{Bank, PcrPolicy, Pcrs, PublicKey, Signatures, Tpm, TpmError};
@@ -36,13 +36,8 @@ impl Volume {
         let mut tpm = swtpm.open();
         tpm.extend_all_banks(7, b"state").expect("extend");
         let (dir, image) = blank(64);
-        format(
-            &request(&image),
-            &mut tpm,
-            &PcrPolicy::literal(Pcrs::one(7)),
-            None,
-        )
-        .expect("format");
+        let key = SealedKey::new(&mut tpm, &PcrPolicy::literal(Pcrs::one(7)), None).expect("seal");
+        format(&request(&image), key).expect("format");
         Self {
             dir,
             image,
@@ -213,31 +208,20 @@ fn a_signed_volume_opens_with_the_image_signature() {
         let policy = PcrPolicy::signed(PublicKey::from_pem(&signer.pem()).expect("key"));
         let (_dir, image) = blank(16);
 
-        let error = format(&request(&image), &mut tpm, &policy, None)
+        let error = SealedKey::new(&mut tpm, &policy, None)
             .err()
             .expect("nothing to verify the seal with");
         assert!(
-            matches!(
-                error,
-                LuksError::Tpm {
-                    source: TpmError::PolicyMismatch { .. },
-                    ..
-                }
-            ),
+            matches!(error, TpmError::PolicyMismatch { .. }),
             "{error:?}"
         );
-        assert!(
-            fs::read(&image)
-                .expect("read")
-                .iter()
-                .all(|byte| *byte == 0),
-            "nothing was written"
-        );
 
-        format(&request(&image), &mut tpm, &policy, Some(&signatures)).expect("format");
+        let key = SealedKey::new(&mut tpm, &policy, Some(&signatures)).expect("seal");
+        format(&request(&image), key).expect("format");
         let token = &header_json(&image)["tokens"]["0"];
         assert_eq!(token["tpm2_pubkey_pcrs"], json!([11]));
         assert_eq!(token["tpm2-pcrs"], json!([]));
+        assert_eq!(token["tpm2-primary-alg"], json!("ecc"));
         assert_eq!(token["tpm2_pubkey"], json!(STANDARD.encode(signer.pem())));
         read(&image, &mut tpm, Some(&signatures))
             .map(drop)

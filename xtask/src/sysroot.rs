@@ -14,7 +14,7 @@ use std::time::Instant;
 use fixtures::{Cache, Error, Key};
 
 /// Debian packages the build needs (same names in Debian 12 and 13). libclang is for libcryptsetup-rs-sys' bindgen;
-/// popt is only probed by libcryptsetup's meson.build, nothing of ours links it.
+/// popt is only probed by libcryptsetup's meson.build, nothing of ours links it; zlib and zstd belong to Debian 13's libcrypto.
 pub const PACKAGES: &[&str] = &[
     "autoconf",
     "autoconf-archive",
@@ -33,18 +33,20 @@ pub const PACKAGES: &[&str] = &[
     "libpopt-dev",
     "libssl-dev",
     "libtool",
+    "libzstd-dev",
     "make",
     "meson",
     "ninja-build",
     "pkg-config",
     "uuid-dev",
     "xz-utils",
+    "zlib1g-dev",
 ];
 
 /// The crypto library below libcryptsetup and below tpm2-tss: the one place where this is chosen.
 ///
 /// OpenSSL does the keyslot's AES-XTS and PBKDF2 in user space, so that no AF_ALG module is needed at boot.
-const CRYPTO: Crypto = Crypto { cryptsetup: "openssl", tss: "ossl", debian: &["libssl-dev"] };
+const CRYPTO: Crypto = Crypto { cryptsetup: "openssl", tss: "ossl", debian: &["libssl-dev", "zlib1g-dev", "libzstd-dev"] };
 
 struct Crypto {
     cryptsetup: &'static str,

@@ -205,7 +205,7 @@ mod tests {
         json!({
             "type": "systemd-tpm2", "keyslots": ["1"], "tpm2-blob": "AAEC", "tpm2-pcrs": [7], "tpm2-pcr-bank": "sha256",
             "tpm2-primary-alg": "ecc", "tpm2-policy-hash": "00".repeat(32), "tpm2-pin": false, "tpm2_pcrlock": false,
-            "tpm2_srk": "gQAAAQABAAAAAQAEACMACw==", "something-new": 1
+            "tpm2_srk": "gQAAAQABAAAAAAEABAAjAAs=", "something-new": 1
         })
     }
 
