@@ -46,7 +46,11 @@ pub const PACKAGES: &[&str] = &[
 /// The crypto library below libcryptsetup and below tpm2-tss: the one place where this is chosen.
 ///
 /// OpenSSL does the keyslot's AES-XTS and PBKDF2 in user space, so that no AF_ALG module is needed at boot.
-const CRYPTO: Crypto = Crypto { cryptsetup: "openssl", tss: "ossl", debian: &["libssl-dev", "zlib1g-dev", "libzstd-dev"] };
+const CRYPTO: Crypto = Crypto {
+    cryptsetup: "openssl",
+    tss: "ossl",
+    debian: &["libssl-dev", "zlib1g-dev", "libzstd-dev"],
+};
 
 struct Crypto {
     cryptsetup: &'static str,
@@ -77,7 +81,11 @@ const CRYPTSETUP: Source = Source {
     package: "cryptsetup",
     tarball: "cryptsetup_2.7.5.orig.tar.gz",
     sha256: "66f82757456411353216def2e93ee6f82e1dc5c8b583cb9b1c84ecb918b60980",
-    licences: &["COPYING", "COPYING.LGPL", "lib/crypto_backend/argon2/LICENSE"],
+    licences: &[
+        "COPYING",
+        "COPYING.LGPL",
+        "lib/crypto_backend/argon2/LICENSE",
+    ],
 };
 const TSS: Source = Source {
     package: "tpm2-tss",
@@ -102,10 +110,15 @@ pub fn ensure(workspace: &Path) -> Result<PathBuf, String> {
     let sources = [&DEVMAPPER, &CRYPTSETUP, &TSS];
     let key = sources
         .iter()
-        .fold(Key::new("sysroot", 1).text(include_str!("sysroot.rs")), |key, source| key.text(source.sha256))
+        .fold(
+            Key::new("sysroot", 1).text(include_str!("sysroot.rs")),
+            |key, source| key.text(source.sha256),
+        )
         .text(compiler.lines().last().unwrap_or_default());
     let sysroot = cache
-        .step("sysroot", &key, |dir| build(&cache, &sources, dir).map_err(Error::Spec))
+        .step("sysroot", &key, |dir| {
+            build(&cache, &sources, dir).map_err(Error::Spec)
+        })
         .map_err(|e| chain(&e))?;
     link(workspace, &sysroot)?;
     Ok(sysroot)
@@ -138,8 +151,12 @@ fn build(cache: &Cache, sources: &[&Source], sysroot: &Path) -> Result<(), Strin
         keep_licences(source, &dir, sysroot)?;
     }
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    step("libdevmapper", || devmapper(&work.join(DEVMAPPER.package), sysroot, jobs))?;
-    step("libcryptsetup", || cryptsetup(&work.join(CRYPTSETUP.package), sysroot))?;
+    step("libdevmapper", || {
+        devmapper(&work.join(DEVMAPPER.package), sysroot, jobs)
+    })?;
+    step("libcryptsetup", || {
+        cryptsetup(&work.join(CRYPTSETUP.package), sysroot)
+    })?;
     step("tpm2-tss", || tss(&work.join(TSS.package), sysroot, jobs))?;
     keep_debian_licences(sysroot)?;
     relocate_pkgconfig(sysroot)?;
@@ -156,9 +173,17 @@ fn devmapper(dir: &Path, sysroot: &Path, jobs: usize) -> Result<(), String> {
         .args("--with-thin=none --with-cache=none --with-vdo=none --with-writecache=none --with-integrity=none".split(' '))
         .arg(format!("CFLAGS={}", cflags(dir)))
         .current_dir(dir))?;
-    run(Command::new("make").args(["-C", "include"]).current_dir(dir))?;
     run(Command::new("make")
-        .args(["-C", "libdm", "install_static", "install_include", "install_pkgconfig"])
+        .args(["-C", "include"])
+        .current_dir(dir))?;
+    run(Command::new("make")
+        .args([
+            "-C",
+            "libdm",
+            "install_static",
+            "install_include",
+            "install_pkgconfig",
+        ])
         .arg(format!("-j{jobs}"))
         .current_dir(dir))?;
     Ok(())
@@ -179,7 +204,9 @@ fn cryptsetup(dir: &Path, sysroot: &Path) -> Result<(), String> {
         .args("-Dblkid=true -Dhw-opal=false -Dargon-implementation=internal".split(' '))
         .env("PKG_CONFIG_PATH", sysroot.join("lib/pkgconfig"))
         .current_dir(dir))?;
-    run(Command::new("ninja").args(["-C", "build", "lib/libcryptsetup.a"]).current_dir(dir))?;
+    run(Command::new("ninja")
+        .args(["-C", "build", "lib/libcryptsetup.a"])
+        .current_dir(dir))?;
     run(Command::new("meson")
         .args(["install", "-C", "build", "--no-rebuild", "--tags", "devel"])
         .current_dir(dir))?;
@@ -190,27 +217,60 @@ fn tss(dir: &Path, sysroot: &Path, jobs: usize) -> Result<(), String> {
     // Upstream's bootstrap asks git for the version; a tarball has no git.
     edit(&dir.join("bootstrap"), |text| {
         text.lines()
-            .map(|line| if line.starts_with("git describe") { "echo 4.1.3 > VERSION" } else { line })
+            .map(|line| {
+                if line.starts_with("git describe") {
+                    "echo 4.1.3 > VERSION"
+                } else {
+                    line
+                }
+            })
             .fold(String::new(), |all, line| all + line + "\n")
     })?;
     run(Command::new("./bootstrap").current_dir(dir))?;
     let prefix = sysroot.display();
     run(Command::new("./configure")
         .arg(format!("--prefix={prefix}"))
-        .args(["--enable-static", "--disable-shared", "--enable-nodl", "--disable-fapi", "--disable-policy"])
+        .args([
+            "--enable-static",
+            "--disable-shared",
+            "--enable-nodl",
+            "--disable-fapi",
+            "--disable-policy",
+        ])
         .arg(format!("--with-crypto={}", CRYPTO.tss))
         // Errors reach us as response codes; the library would write them to the console a second time.
         .arg("--with-maxloglevel=none")
-        .args(["--disable-doxygen-doc", "--disable-vendor", "--with-runstatedir=/run"])
-        .args(["mssim", "cmd", "pcap", "libtpms", "spi-helper", "spi-ltt2go", "spi-ftdi", "spidev", "i2c-helper", "i2c-ftdi"]
-            .map(|tcti| format!("--disable-tcti-{tcti}")))
+        .args([
+            "--disable-doxygen-doc",
+            "--disable-vendor",
+            "--with-runstatedir=/run",
+        ])
+        .args(
+            [
+                "mssim",
+                "cmd",
+                "pcap",
+                "libtpms",
+                "spi-helper",
+                "spi-ltt2go",
+                "spi-ftdi",
+                "spidev",
+                "i2c-helper",
+                "i2c-ftdi",
+            ]
+            .map(|tcti| format!("--disable-tcti-{tcti}")),
+        )
         .arg(format!("--with-udevrulesdir={prefix}/build/unused"))
         .arg(format!("--sysconfdir={prefix}/build/unused"))
         .arg(format!("--localstatedir={prefix}/build/unused"))
         .arg(format!("CFLAGS={}", cflags(dir)))
         .current_dir(dir))?;
-    run(Command::new("make").arg(format!("-j{jobs}")).current_dir(dir))?;
-    run(Command::new("make").args(["install-libLTLIBRARIES", "install-pkgconfigDATA"]).current_dir(dir))?;
+    run(Command::new("make")
+        .arg(format!("-j{jobs}"))
+        .current_dir(dir))?;
+    run(Command::new("make")
+        .args(["install-libLTLIBRARIES", "install-pkgconfigDATA"])
+        .current_dir(dir))?;
     // With --enable-nodl the loader refers to the two transports, but its .pc file does not say so.
     edit(&sysroot.join("lib/pkgconfig/tss2-tctildr.pc"), |text| {
         text + "Requires.private: tss2-tcti-device tss2-tcti-swtpm tss2-mu\n"
@@ -218,7 +278,9 @@ fn tss(dir: &Path, sysroot: &Path, jobs: usize) -> Result<(), String> {
     // Both transports define this symbol (for dlopen); in one static program that is a clash.
     for tcti in ["device", "swtpm"] {
         let archive = sysroot.join(format!("lib/libtss2-tcti-{tcti}.a"));
-        run(Command::new("objcopy").arg("--localize-symbol=Tss2_Tcti_Info").arg(archive))?;
+        run(Command::new("objcopy")
+            .arg("--localize-symbol=Tss2_Tcti_Info")
+            .arg(archive))?;
     }
     Ok(())
 }
@@ -265,7 +327,8 @@ fn fetch(sources: &[&Source], tarballs: &Path, work: &Path) -> Result<(), String
 fn is_pinned(source: &Source, dir: &Path) -> bool {
     let tarball = dir.join(source.tarball);
     tarball.is_file()
-        && run(Command::new("sha256sum").arg("--binary").arg(tarball)).is_ok_and(|out| out.starts_with(source.sha256))
+        && run(Command::new("sha256sum").arg("--binary").arg(tarball))
+            .is_ok_and(|out| out.starts_with(source.sha256))
 }
 
 /// An apt with its own lists, cache and one source; proxies and credentials stay the machine's.
@@ -282,7 +345,11 @@ impl Apt {
             create(&dir.join(sub))?;
         }
         let list = dir.join("sources.list");
-        fs::write(&list, format!("deb-src [signed-by={KEYRING}] {mirror} {SUITE} main\n")).map_err(at("write", &list))?;
+        fs::write(
+            &list,
+            format!("deb-src [signed-by={KEYRING}] {mirror} {SUITE} main\n"),
+        )
+        .map_err(at("write", &list))?;
         let dir = dir.display();
         let options = vec![
             format!("Dir::Etc::sourcelist={dir}/sources.list"),
@@ -298,7 +365,12 @@ impl Apt {
 
     fn run(&self, args: &[&str]) -> Result<String, String> {
         let options = self.options.iter().flat_map(|option| ["-o", option]);
-        run(Command::new("apt-get").args(options).arg("-q").args(args).env_remove("APT_CONFIG").current_dir(&self.downloads))
+        run(Command::new("apt-get")
+            .args(options)
+            .arg("-q")
+            .args(args)
+            .env_remove("APT_CONFIG")
+            .current_dir(&self.downloads))
     }
 }
 
@@ -341,7 +413,11 @@ fn link(workspace: &Path, sysroot: &Path) -> Result<(), String> {
     for fingerprints in fingerprint_dirs(&target) {
         for entry in fs::read_dir(&fingerprints).map_err(at("list", &fingerprints))? {
             let path = entry.map_err(at("list", &fingerprints))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if name.starts_with("tss-esapi-sys-") || name.starts_with("libcryptsetup-rs-sys-") {
                 fs::remove_dir_all(&path).map_err(at("remove", &path))?;
             }
@@ -355,11 +431,19 @@ fn link(workspace: &Path, sysroot: &Path) -> Result<(), String> {
 /// `target/PROFILE/.fingerprint` and `target/TRIPLE/PROFILE/.fingerprint`.
 fn fingerprint_dirs(target: &Path) -> Vec<PathBuf> {
     let below = |dir: &Path| -> Vec<PathBuf> {
-        fs::read_dir(dir).map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|e| e.path()).collect())
+        fs::read_dir(dir).map_or_else(
+            |_| Vec::new(),
+            |entries| entries.flatten().map(|e| e.path()).collect(),
+        )
     };
     let first = below(target);
     let second: Vec<PathBuf> = first.iter().flat_map(|dir| below(dir)).collect();
-    first.into_iter().chain(second).map(|dir| dir.join(".fingerprint")).filter(|dir| dir.is_dir()).collect()
+    first
+        .into_iter()
+        .chain(second)
+        .map(|dir| dir.join(".fingerprint"))
+        .filter(|dir| dir.is_dir())
+        .collect()
 }
 
 fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
@@ -377,7 +461,11 @@ fn run(command: &mut Command) -> Result<String, String> {
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("cannot run {name}: {error}"))?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     if output.status.success() {
         return Ok(text);
     }
