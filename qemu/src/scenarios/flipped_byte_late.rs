@@ -34,5 +34,5 @@ fn run(bench: &Bench<'_>) -> Result<()> {
     claim(!off.says("Attempted to kill init"), || {
         format!("our own PID 1 died, see {}", off.log.display())
     })?;
-    bench.unchanged(&disk, &before)
+    evidence::kept(&before, &disk.path)
 }
