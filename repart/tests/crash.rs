@@ -9,8 +9,8 @@ use common::case::{self, Case};
 use common::image::{self, Table};
 use common::journal::{Event, MemoryDisk};
 use repart::{
-    Activity, Contents, ContentsError, Definitions, Deviations, Disk, EmptyMode, Plan, PlannedPartition, Policy, TableState, apply,
-    observe, plan,
+    Activity, Contents, ContentsError, Definitions, Deviations, Disk, EmptyMode, Plan,
+    PlannedPartition, Policy, TableState, apply, observe, plan,
 };
 
 /// Fills a partition with a pattern of its own, in several writes.
@@ -21,7 +21,11 @@ impl Contents for Pattern {
         Ok(())
     }
 
-    fn make(&mut self, disk: &mut dyn Disk, partition: &PlannedPartition) -> Result<(), ContentsError> {
+    fn make(
+        &mut self,
+        disk: &mut dyn Disk,
+        partition: &PlannedPartition,
+    ) -> Result<(), ContentsError> {
         for offset in samples(partition.offset, partition.size) {
             disk.write_at(offset, &pattern(partition))?;
         }
@@ -79,7 +83,9 @@ fn scenes(case: &Case, deviations: Deviations, unsettled: &mut Vec<String>) -> V
             "resize" => disk.resize(step["size"].as_u64().unwrap()),
             "delete" => image::delete(&mut disk, step["part"].as_u64().unwrap(), sector),
             _ => {
-                let Some((definitions, mut policy)) = case.library_input(step, deviations) else { return scenes };
+                let Some((definitions, mut policy)) = case.library_input(step, deviations) else {
+                    return scenes;
+                };
                 policy.dry_run = false;
                 // `require` refuses what a cut run has left; the next boot extends it.
                 if policy.empty == EmptyMode::Require {
@@ -87,7 +93,13 @@ fn scenes(case: &Case, deviations: Deviations, unsettled: &mut Vec<String>) -> V
                 }
                 mark(&mut disk);
                 let name = format!("{} step {at}", case.name);
-                let scene = Scene { name, disk: disk.clone(), definitions, policy, sector };
+                let scene = Scene {
+                    name,
+                    disk: disk.clone(),
+                    definitions,
+                    policy,
+                    sector,
+                };
                 if scene.finish(&mut disk).is_some() {
                     if scene.is_settled(&disk) {
                         scenes.push(scene);
@@ -104,7 +116,9 @@ fn scenes(case: &Case, deviations: Deviations, unsettled: &mut Vec<String>) -> V
 
 /// Gives every partition on the disk content that can be recognised.
 fn mark(disk: &mut MemoryDisk) {
-    let TableState::Gpt(gpt) = observe(disk).unwrap().table else { return };
+    let TableState::Gpt(gpt) = observe(disk).unwrap().table else {
+        return;
+    };
     let sector = u64::from(disk.sector_size());
     for entry in gpt.table.used() {
         let size = (entry.last_lba + 1 - entry.first_lba) * sector;
@@ -127,7 +141,9 @@ impl Scene {
     fn is_settled(&self, disk: &MemoryDisk) -> bool {
         let mut again = disk.clone();
         let before = Table::read(&again, self.sector).unwrap().dump();
-        let Ok(next) = plan(&observe(&again).unwrap(), &self.definitions, &self.policy) else { return false };
+        let Ok(next) = plan(&observe(&again).unwrap(), &self.definitions, &self.policy) else {
+            return false;
+        };
         apply(&next, &mut again, &mut Pattern).unwrap();
         Table::read(&again, self.sector).unwrap().dump() == before
     }
@@ -136,13 +152,26 @@ impl Scene {
     fn recovers(&self, mut disk: MemoryDisk, wanted: &str, done: &Plan, what: &str) {
         let name = &self.name;
         let snapshot = observe(&disk).unwrap();
-        let next = plan(&snapshot, &self.definitions, &self.policy).unwrap_or_else(|error| panic!("{name}, {what}: {error}"));
+        let next = plan(&snapshot, &self.definitions, &self.policy)
+            .unwrap_or_else(|error| panic!("{name}, {what}: {error}"));
         apply(&next, &mut disk, &mut Pattern).unwrap();
-        let table = Table::read(&disk, self.sector).unwrap_or_else(|| panic!("{name}, {what}: no table"));
+        let table =
+            Table::read(&disk, self.sector).unwrap_or_else(|| panic!("{name}, {what}: no table"));
         assert_eq!(table.dump(), wanted, "{name}, {what}");
-        assert!(table.problems.is_empty(), "{name}, {what}: {:?}", table.problems);
+        assert!(
+            table.problems.is_empty(),
+            "{name}, {what}: {:?}",
+            table.problems
+        );
         for partition in &done.partitions {
-            let samples = samples(partition.offset, if partition.old_size == 0 { partition.size } else { partition.old_size });
+            let samples = samples(
+                partition.offset,
+                if partition.old_size == 0 {
+                    partition.size
+                } else {
+                    partition.old_size
+                },
+            );
             for offset in samples {
                 let found = disk.bytes(offset, 512);
                 let right = match partition.activity {
@@ -150,7 +179,11 @@ impl Scene {
                     Activity::Created => found == pattern(partition),
                     _ => found == self.disk.bytes(offset, 512),
                 };
-                assert!(right, "{name}, {what}: content of partition {} at {offset}", partition.number);
+                assert!(
+                    right,
+                    "{name}, {what}: content of partition {} at {offset}",
+                    partition.number
+                );
             }
         }
     }
@@ -167,7 +200,12 @@ impl Scene {
         let mut flushed = self.disk.clone();
         let mut pending: Vec<&Event> = Vec::new();
         for (at, event) in events.iter().enumerate() {
-            self.recovers(before.clone(), &wanted, &done, &format!("cut before event {at}"));
+            self.recovers(
+                before.clone(),
+                &wanted,
+                &done,
+                &format!("cut before event {at}"),
+            );
             cuts += 1;
             before.replay(event);
             if matches!(event, Event::Flush) {
@@ -178,7 +216,12 @@ impl Scene {
             pending.push(event);
             for round in 0..7 {
                 let torn = torn(&flushed, &pending, self.sector, sequence);
-                self.recovers(torn, &wanted, &done, &format!("torn at event {at}, round {round}"));
+                self.recovers(
+                    torn,
+                    &wanted,
+                    &done,
+                    &format!("torn at event {at}, round {round}"),
+                );
                 cuts += 1;
             }
         }
@@ -188,17 +231,26 @@ impl Scene {
 }
 
 /// What is durable, and of what is not any sectors in any order.
-fn torn(flushed: &MemoryDisk, pending: &[&Event], sector: u64, sequence: &mut Sequence) -> MemoryDisk {
+fn torn(
+    flushed: &MemoryDisk,
+    pending: &[&Event],
+    sector: u64,
+    sequence: &mut Sequence,
+) -> MemoryDisk {
     let mut disk = flushed.clone();
     let mut sectors = Vec::new();
     for event in pending {
         match event {
             Event::Write { offset, data } => {
                 let step = usize::try_from(sector).unwrap();
-                sectors.extend(data.chunks(step).enumerate().map(|(at, data)| Event::Write {
-                    offset: offset + at as u64 * sector,
-                    data: data.to_vec(),
-                }));
+                sectors.extend(
+                    data.chunks(step)
+                        .enumerate()
+                        .map(|(at, data)| Event::Write {
+                            offset: offset + at as u64 * sector,
+                            data: data.to_vec(),
+                        }),
+                );
             }
             other => sectors.push((*other).clone()),
         }

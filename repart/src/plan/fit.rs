@@ -51,7 +51,7 @@ fn attempt(work: &mut Work<'_>) -> Result<(), Unfit> {
         if let Some(current) = &work.items[item].current {
             let there = current.size.saturating_add(current.padding);
             let exact = work.min_size(item).saturating_add(work.min_padding(item));
-            if there < need && !(work.exact_unaligned && exact <= there) {
+            if there < need && !(work.deviations.exact_unaligned && exact <= there) {
                 return Err(work.cannot_grow(item));
             }
             continue;

@@ -99,7 +99,9 @@ fn pass(work: &mut Work<'_>, members: &[usize], pool: &mut Pool, phase: Phase) -
             if let Some(size) = assign(pool, phase, weight, limits, foreign) {
                 work.items[item].new_size = Some(size);
                 assigned = true;
-                if let (Some(current), true) = (&work.items[item].current, work.exact_unaligned) {
+                if let (Some(current), true) =
+                    (&work.items[item].current, work.deviations.exact_unaligned)
+                {
                     let end = round_up(current.offset.saturating_add(size), pool.grain);
                     pool.span = before.saturating_sub(end.saturating_sub(current.offset));
                 }

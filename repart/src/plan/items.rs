@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::error::PlanError;
 use super::geometry::Ground;
-use super::policy::Policy;
+use super::policy::{Deviations, Policy};
 use crate::definition::{Definition, Definitions, Encrypt, Format, Verity};
 use crate::gpt::Entry;
 use crate::guid::Guid;
@@ -75,7 +75,7 @@ pub(super) struct Work<'a> {
     pub(super) deleted: Vec<Current>,
     pub(super) notes: Vec<String>,
     pub(super) grain: u64,
-    pub(super) exact_unaligned: bool,
+    pub(super) deviations: Deviations,
     fs_sector_size: u64,
 }
 
@@ -127,7 +127,7 @@ impl<'a> Work<'a> {
             deleted: Vec::new(),
             notes: Vec::new(),
             grain,
-            exact_unaligned: policy.deviations.exact_unaligned,
+            deviations: policy.deviations,
             fs_sector_size: policy.fs_sector_size.max(u64::from(sector_size)),
         })
     }

@@ -25,35 +25,63 @@ pub(super) fn place(work: &mut Work<'_>, ground: &Ground) -> Result<(), PlanErro
         }
         used.extend(item.number);
     }
-    for area in work.area_order.clone() {
-        let mut start = ground.start;
-        if let Some(item) = work.areas[area].after {
-            let item = &work.items[item];
-            let end = item
-                .offset
-                .saturating_add(item.new_size.unwrap_or(0))
-                .saturating_add(item.new_padding.unwrap_or(0));
-            start = round_up(end, work.grain);
+    let areas = work.area_order.clone();
+    let by_area: Vec<(usize, usize)> = areas
+        .into_iter()
+        .flat_map(|area| booked(work, area))
+        .collect();
+    let mut numbered: Vec<usize> = by_area.iter().map(|(_, item)| *item).collect();
+    if work.deviations.match_by_identity {
+        // In the order of the definitions, so that the next run pairs those of one type the same way.
+        numbered.sort_unstable();
+    }
+    let slots = ground.table.slots();
+    for item in numbered {
+        let number = work.items[item]
+            .number
+            .or_else(|| free_slot(work, &used, work.items[item].kind, slots));
+        let needed = used.len() + 1;
+        let number = number.ok_or(PlanError::TooManyPartitions { slots, needed })?;
+        used.insert(number);
+        work.items[item].number = Some(number);
+    }
+    let mut start = 0;
+    let mut previous = None;
+    for (area, item) in by_area {
+        if previous != Some(area) {
+            start = start_of(work, ground, area);
+            previous = Some(area);
         }
-        for item in work.order.clone() {
-            if work.items[item].area != Some(area) || !work.is_live(item) {
-                continue;
-            }
-            let slots = ground.table.slots();
-            let number = work.items[item].number.or_else(|| free_slot(work, &used, work.items[item].kind, slots));
-            let number = number.ok_or(PlanError::TooManyPartitions { slots, needed: used.len() + 1 })?;
-            used.insert(number);
-            let it = &mut work.items[item];
-            it.number = Some(number);
-            it.offset = start;
-            let len = it
-                .new_size
-                .unwrap_or(0)
-                .saturating_add(it.new_padding.unwrap_or(0));
-            start = round_up(start.saturating_add(len), work.grain);
-        }
+        let it = &mut work.items[item];
+        it.offset = start;
+        let len = it
+            .new_size
+            .unwrap_or(0)
+            .saturating_add(it.new_padding.unwrap_or(0));
+        start = round_up(start.saturating_add(len), work.grain);
     }
     Ok(())
+}
+
+/// New items of an area, in list order.
+fn booked(work: &Work<'_>, area: usize) -> Vec<(usize, usize)> {
+    let items = work.order.iter().copied();
+    items
+        .filter(|item| work.items[*item].area == Some(area) && work.is_live(*item))
+        .map(|item| (area, item))
+        .collect()
+}
+
+/// Where new items of an area begin.
+fn start_of(work: &Work<'_>, ground: &Ground, area: usize) -> u64 {
+    let Some(item) = work.areas[area].after.map(|item| &work.items[item]) else {
+        return ground.start;
+    };
+    let len = item
+        .new_size
+        .unwrap_or(0)
+        .saturating_add(item.new_padding.unwrap_or(0));
+    round_up(item.offset.saturating_add(len), work.grain)
 }
 
 /// The lowest unused slot above all existing ones of the type, so that the next run matches the same way.
@@ -67,8 +95,8 @@ fn free_slot(
         .items
         .iter()
         .filter(|item| item.kind == kind)
-        .filter_map(|item| item.current.as_ref());
-    let above = same.map(|current| current.entry.number).max().unwrap_or(0);
+        .filter_map(|item| item.number);
+    let above = same.max().unwrap_or(0);
     let free = |from: u32| (from..=slots).find(|number| !used.contains(number));
     free(above + 1).or_else(|| free(1))
 }

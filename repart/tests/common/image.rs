@@ -385,11 +385,19 @@ pub fn write_dos(disk: &mut impl Bytes) {
 fn crc(data: &[u8]) -> u32 {
     let table = TABLE.get_or_init(|| {
         std::array::from_fn(|at| {
-            let step = |sum: u32| if sum & 1 == 1 { sum >> 1 ^ 0xedb8_8320 } else { sum >> 1 };
+            let step = |sum: u32| {
+                if sum & 1 == 1 {
+                    sum >> 1 ^ 0xedb8_8320
+                } else {
+                    sum >> 1
+                }
+            };
             (0..8).fold(u32::try_from(at).expect("at most 255"), |sum, _| step(sum))
         })
     });
-    !data.iter().fold(u32::MAX, |sum, byte| table[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ sum >> 8)
+    !data.iter().fold(u32::MAX, |sum, byte| {
+        table[((sum ^ u32::from(*byte)) & 0xff) as usize] ^ sum >> 8
+    })
 }
 
 static TABLE: std::sync::OnceLock<[u32; 256]> = std::sync::OnceLock::new();

@@ -16,12 +16,20 @@ pub enum Event {
 }
 
 /// The disk. `events` is everything since it was made or [`MemoryDisk::forget`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MemoryDisk {
     len: u64,
     sector_size: u32,
     blocks: BTreeMap<u64, Vec<u8>>,
     pub events: Vec<Event>,
+}
+
+impl std::fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let table =
+            super::image::Table::read(self, self.sector_size.into()).map(|table| table.dump());
+        write!(f, "{} bytes\n{}", self.len, table.unwrap_or_default())
+    }
 }
 
 impl MemoryDisk {
