@@ -1,10 +1,11 @@
 //! Disk images of machines: sparse raw files, and how they are plugged in.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::error::{Result, file};
+use crate::error::{Error, Result, file};
 
 /// How a disk is connected: each needs another driver in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +106,29 @@ impl Disk {
         image
             .write_all_at(&vec![0; length], offset)
             .map_err(file("write", &self.path))
+    }
+
+    /// Waits until the guest has written this many more bytes than there are now, to places that held nothing.
+    pub fn wait_written(&self, bytes: u64, deadline: Duration) -> Result<()> {
+        let held = || {
+            Ok::<_, Error>(
+                fs::metadata(&self.path)
+                    .map_err(file("inspect", &self.path))?
+                    .blocks()
+                    * 512,
+            )
+        };
+        let (goal, until) = (held()? + bytes, Instant::now() + deadline);
+        while held()? < goal {
+            if Instant::now() > until {
+                let path = self.path.display();
+                return Err(Error::Unexpected(format!(
+                    "{bytes} bytes were not written to {path} in {deadline:?}"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// QEMU's arguments for the disk with this number; the first is the first in the boot order too.

@@ -24,7 +24,7 @@ fn run(bench: &Bench<'_>) -> Result<()> {
     // The middle of the image is the middle of the only large file, the init.
     disk.flip(usr.offset + length / 2)?;
     let before = bench.snapshot(&disk)?;
-    let mut running = system.direct()?.disk(disk.clone()).power_on()?;
+    let mut running = system.handed_over()?.disk(disk.clone()).power_on()?;
     let panic = [
         "Kernel panic - not syncing: dm-verity device",
         "device-mapper: verity: dm-verity device",

@@ -1,9 +1,6 @@
-//! The power fails twice while the first boot lays the disk out; the boot after that finishes the job.
-
-use std::time::Duration;
+//! The power fails three times while the first boot lays the disk out; the boot after that finishes the job.
 
 use crate::bench::Bench;
-use crate::contract;
 use crate::error::Result;
 use crate::evidence::{self, HOME, ROOT, SWAP};
 use crate::runner::Scenario;
@@ -19,21 +16,31 @@ pub const SCENARIO: Scenario = Scenario {
 
 fn run(bench: &Bench<'_>) -> Result<()> {
     let mut machine = bench.tiny().machine()?;
-    let factory = bench.snapshot(&machine.disks()[0])?;
-    for (marker, later) in [("stage=reset", 700), ("stage=repart", 0)] {
+    let disk = machine.disks()[0].clone();
+    let factory = bench.snapshot(&disk)?;
+    // In the first volume's header, then among its file system, then just before the volumes are opened.
+    for (written, partitions) in [(Some(64 << 10), 3), (Some(4 << 20), 3), (None, 9)] {
         let mut running = machine.power_on()?;
-        running.wait_for(&[marker], BOOT)?;
-        std::thread::sleep(Duration::from_millis(later));
+        match written {
+            Some(bytes) => {
+                running.wait_for(&["stage=reset"], BOOT)?;
+                disk.wait_written(bytes, BOOT)?;
+            }
+            None => drop(running.wait_for(&["stage=repart"], BOOT)?),
+        }
         let off = running.power_cut();
-        claim(!off.says(contract::HANDOVER), || {
-            format!("too late: {marker} plus {later} ms")
+        claim(!off.says("stage=unlock"), || {
+            format!("the cut came too late, see {}", off.log.display())
         })?;
-        evidence::kept(&factory, &machine.disks()[0].path)?;
+        let found = evidence::table(&disk.path)?.len();
+        claim(found == partitions, || {
+            format!("{found} partitions after the cut, not {partitions}")
+        })?;
+        evidence::kept(&factory, &disk.path)?;
     }
     Tiny::boot(machine.power_on()?)?.sound(1)?;
-    let disk = &machine.disks()[0].path;
-    evidence::kept(&factory, disk)?;
+    evidence::kept(&factory, &disk.path)?;
     [ROOT, SWAP, HOME]
         .into_iter()
-        .try_for_each(|kind| evidence::sealed(disk, kind))
+        .try_for_each(|kind| evidence::sealed(&disk.path, kind))
 }

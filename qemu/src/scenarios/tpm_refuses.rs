@@ -17,7 +17,7 @@ fn run(bench: &Bench<'_>) -> Result<()> {
     let system = bench.tiny();
     let disk = system.disk("disk")?;
     let before = bench.snapshot(&disk)?;
-    let mut machine = system.direct()?.disk(disk.clone());
+    let mut machine = system.handed_over()?.disk(disk.clone());
     machine.own_tpm()?;
     refused(bench, machine.power_on()?)?;
     bench.unchanged(&disk, &before)
