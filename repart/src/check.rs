@@ -157,7 +157,8 @@ fn check_planned(plan: &Plan, partition: &PlannedPartition) -> Result<(), CheckE
         return Err(CheckError::NotAsPlanned { number });
     }
     let (offset, size, grain) = (partition.offset, partition.size, plan.grain);
-    let aligned = offset % grain == 0 && size % grain == 0 && size > 0;
+    // Signature partitions have 16 KiB, whatever the grain.
+    let aligned = offset % grain == 0 && size % grain.min(4096) == 0 && size > 0;
     if partition.activity == Activity::Created && !aligned {
         return Err(CheckError::Unaligned {
             number,

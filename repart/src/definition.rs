@@ -35,6 +35,28 @@ pub struct Warning {
     pub text: String,
 }
 
+/// A set of partition types, as `--include-partitions=` and its siblings name them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum TypeFilter {
+    /// Every definition counts.
+    #[default]
+    All,
+    /// Only these.
+    Include(Vec<PartitionType>),
+    /// All but these.
+    Exclude(Vec<PartitionType>),
+}
+
+impl TypeFilter {
+    pub(crate) fn admits(&self, kind: &PartitionType) -> bool {
+        match self {
+            Self::All => true,
+            Self::Include(list) => list.contains(kind),
+            Self::Exclude(list) => !list.contains(kind),
+        }
+    }
+}
+
 /// What reading definitions depends on besides the files.
 #[derive(Clone, Debug)]
 pub struct LoadContext {
@@ -44,6 +66,8 @@ pub struct LoadContext {
     pub remap: Option<Architecture>,
     /// Values of `%` specifiers.
     pub specifiers: Specifiers,
+    /// Definitions of other types are read, but then as if absent.
+    pub filter: TypeFilter,
 }
 
 impl Default for LoadContext {
@@ -52,6 +76,7 @@ impl Default for LoadContext {
             architecture: Architecture::native(),
             remap: None,
             specifiers: Specifiers::default(),
+            filter: TypeFilter::All,
         }
     }
 }

@@ -29,7 +29,8 @@ mod types;
 pub use apply::{ApplyError, Contents, ContentsError, NoContents, Outcome, apply};
 pub use check::{CheckError, check};
 pub use definition::{
-    Definition, DefinitionError, Definitions, DirFiles, FileContent, Files, LoadContext, Warning,
+    Definition, DefinitionError, Definitions, DirFiles, FileContent, Files, LoadContext,
+    TypeFilter, Warning,
 };
 pub use disk::{BlockDevice, Disk};
 pub use gpt::{
@@ -37,8 +38,8 @@ pub use gpt::{
 };
 pub use guid::Guid;
 pub use plan::{
-    Activity, Deviations, Dropped, EmptyMode, Plan, PlanError, PlannedPartition, Policy,
-    TypeFilter, Unfit, marked_for_reset, minimal_size, plan,
+    Activity, Deviations, Dropped, EmptyMode, Plan, PlanError, PlannedPartition, Policy, Unfit,
+    marked_for_reset, minimal_size, plan,
 };
 pub use size::{parse_bool, parse_size};
 pub use specifier::{Specifiers, UnknownSpecifier};

@@ -21,7 +21,7 @@ use crate::guid::Guid;
 use crate::types::PartitionType;
 
 pub use error::{PlanError, Unfit};
-pub use policy::{Deviations, EmptyMode, Policy, TypeFilter};
+pub use policy::{Deviations, EmptyMode, Policy};
 
 /// What happens to a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

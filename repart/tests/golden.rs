@@ -1,10 +1,6 @@
 //! The same answer as systemd-repart 262: every golden case through the binary, table, JSON rows and exit codes.
 //! Where the peer aborts there must be an error or a sound table, never a crash.
-#![expect(
-    clippy::unwrap_used,
-    clippy::cast_possible_truncation,
-    reason = "a failed unwrap is a failed test"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod common;
 

@@ -99,7 +99,10 @@ impl Definitions {
                 draft.apply(&path, &text, context, &mut all.warnings)?;
                 draft.drop_ins.push(path);
             }
-            all.list.push(draft.finish()?);
+            let definition = draft.finish()?;
+            if context.filter.admits(&definition.partition_type) {
+                all.list.push(definition);
+            }
         }
         all.check_supplements()?;
         all.check_verity()?;
@@ -133,6 +136,29 @@ impl Definitions {
                 return Err(conflict(format!(
                     "SupplementFor={target} is already supplemented by {other}"
                 )));
+            }
+            for (what, mins, maxes) in [
+                (
+                    "Size",
+                    [definition.size_min, found.size_min],
+                    [definition.size_max, found.size_max],
+                ),
+                (
+                    "Padding",
+                    [definition.padding_min, found.padding_min],
+                    [definition.padding_max, found.padding_max],
+                ),
+            ] {
+                if let (Some(min), Some(max)) = (
+                    mins.into_iter().flatten().max(),
+                    maxes.into_iter().flatten().min(),
+                ) && min > max
+                {
+                    let text = format!(
+                        "{what}MinBytes= ({min}) is larger than {what}MaxBytes= ({max}) when merged with {target}"
+                    );
+                    return Err(conflict(text));
+                }
             }
             for side in [definition, found] {
                 let content = &side.content;

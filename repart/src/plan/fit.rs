@@ -48,10 +48,8 @@ fn attempt(work: &mut Work<'_>) -> Result<(), Unfit> {
             continue;
         }
         let need = work.need(item);
-        if let Some(current) = &work.items[item].current {
-            let there = current.size.saturating_add(current.padding);
-            let exact = work.min_size(item).saturating_add(work.min_padding(item));
-            if there < need && !(work.deviations.exact_unaligned && exact <= there) {
+        if work.items[item].current.is_some() {
+            if !work.may_stay(item) {
                 return Err(work.cannot_grow(item));
             }
             continue;
@@ -152,8 +150,8 @@ impl Work<'_> {
         }
         let it = &mut self.items[item];
         it.definition = None;
-        // systemd-repart still fills these in here, and fails an assertion.
-        if let Some(current) = &it.current {
+        // systemd-repart still shows what it would have filled in; where it writes, it fails an assertion.
+        if let (Some(current), true) = (&it.current, self.deviations.honest_dry_run) {
             it.uuid = current.entry.guid;
             it.label.clone_from(&current.entry.label);
         }

@@ -3,9 +3,12 @@
 
 use super::items::Work;
 use super::policy::Policy;
+use crate::definition::Format;
 use crate::guid::Guid;
 
-/// Longest label, UTF-16 units aside: what the suffixes may not exceed is checked by the table's own encoding.
+/// Label of a partition that is kept free for a later update.
+const EMPTY_LABEL: &str = "_empty";
+/// Label of a type without a name.
 const FALLBACK_LABEL: &str = "linux";
 
 pub(super) fn assign(work: &mut Work<'_>, policy: &Policy) {
@@ -50,6 +53,7 @@ pub(super) fn assign(work: &mut Work<'_>, policy: &Policy) {
             (None, None) => String::new(),
             (None, Some(definition)) => match &definition.label {
                 Some(label) => label.clone(),
+                None if definition.content.format == Some(Format::Empty) => EMPTY_LABEL.to_owned(),
                 None => free_label(work, &order, position),
             },
         };

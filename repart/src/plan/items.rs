@@ -95,11 +95,7 @@ impl<'a> Work<'a> {
         grain: u64,
         sector_size: u32,
     ) -> Result<Self, PlanError> {
-        let definitions: Vec<&Definition> = definitions
-            .list
-            .iter()
-            .filter(|definition| policy.filter.admits(&definition.partition_type))
-            .collect();
+        let definitions: Vec<&Definition> = definitions.list.iter().collect();
         let mut items: Vec<Item> = definitions
             .iter()
             .enumerate()
@@ -374,10 +370,15 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// systemd's rule: merged, a padding minimum counts only if both sides have one.
     pub(super) fn min_padding(&self, item: usize) -> u64 {
         let (own, merged) = self.both(item);
         let own = own.and_then(|definition| definition.padding_min);
-        larger_minimum(own, merged.map(|other| other.padding_min)).unwrap_or(0)
+        match (own, merged) {
+            (own, None) => own.unwrap_or(0),
+            (Some(own), Some(merged)) => merged.padding_min.map_or(0, |other| other.max(own)),
+            (None, Some(_)) => 0,
+        }
     }
 
     pub(super) fn max_padding(&self, item: usize) -> u64 {
@@ -398,6 +399,23 @@ impl<'a> Work<'a> {
                 .saturating_sub(current.offset),
             None => round_up(sum, self.grain),
         }
+    }
+
+    /// It may stay as it is. A signature partition that is larger than it has to be need not grow.
+    pub(super) fn may_stay(&self, item: usize) -> bool {
+        let Some(current) = &self.items[item].current else {
+            return false;
+        };
+        let there = current.size.saturating_add(current.padding);
+        let sum = self.min_size(item).saturating_add(self.min_padding(item));
+        let sig_sum = current
+            .offset
+            .saturating_add(VERITY_SIG_SIZE)
+            .saturating_add(self.min_padding(item));
+        let sig_fits = round_up(sig_sum, self.grain).saturating_sub(current.offset) <= there;
+        there >= self.need(item)
+            || self.deviations.exact_unaligned && sum <= there
+            || self.items[item].kind.is_verity_sig() && current.size >= VERITY_SIG_SIZE && sig_fits
     }
 
     /// List order of 262: by position, new ones behind what they follow, the rest last (spec 2.7).

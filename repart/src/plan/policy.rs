@@ -15,28 +15,6 @@ pub enum EmptyMode {
     Create,
 }
 
-/// A set of partition types, as `--include-partitions=` and its siblings name them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum TypeFilter {
-    /// Every definition counts.
-    #[default]
-    All,
-    /// Only these.
-    Include(Vec<PartitionType>),
-    /// All but these.
-    Exclude(Vec<PartitionType>),
-}
-
-impl TypeFilter {
-    pub(crate) fn admits(&self, kind: &PartitionType) -> bool {
-        match self {
-            Self::All => true,
-            Self::Include(list) => list.contains(kind),
-            Self::Exclude(list) => !list.contains(kind),
-        }
-    }
-}
-
 /// Where we do better than systemd-repart 262 (README.md has the reasons).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
@@ -101,8 +79,6 @@ pub struct Policy {
     pub grain: u64,
     /// Sector size file systems are made with; decides the smallest vfat.
     pub fs_sector_size: u64,
-    /// Which definitions count.
-    pub filter: TypeFilter,
     /// Types whose partitions get space but are not made now.
     pub defer: Vec<PartitionType>,
     /// Discard the ranges of new partitions before they are filled.
@@ -123,7 +99,6 @@ impl Policy {
             dry_run: false,
             grain: 4096,
             fs_sector_size: 4096,
-            filter: TypeFilter::All,
             defer: Vec::new(),
             discard: true,
             deviations: Deviations::ALL,

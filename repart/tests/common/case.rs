@@ -111,6 +111,7 @@ impl Case {
             architecture: Architecture::parse("x86-64").expect("x86-64"),
             remap: None,
             specifiers: Specifiers::default(),
+            filter: TypeFilter::All,
         };
         let mut dirs = Vec::new();
         for word in self.arguments(step, Path::new("image")) {
@@ -130,8 +131,8 @@ impl Case {
                 }
                 "--factory-reset" => policy.factory_reset = value == "yes",
                 "--architecture" => context.remap = Architecture::parse(value),
-                "--include-partitions" => policy.filter = TypeFilter::Include(types(value)),
-                "--exclude-partitions" => policy.filter = TypeFilter::Exclude(types(value)),
+                "--include-partitions" => context.filter = TypeFilter::Include(types(value)),
+                "--exclude-partitions" => context.filter = TypeFilter::Exclude(types(value)),
                 "--defer-partitions" => policy.defer = types(value),
                 "--sector-size" => policy.fs_sector_size = parse_size(value)?,
                 "--root" | "--seed" | "--size" | "--can-factory-reset" => return None,

@@ -107,6 +107,7 @@ fn load_definitions(options: &Options, root: Option<&Path>) -> Result<Definition
         architecture: Architecture::native(),
         remap: options.architecture,
         specifiers,
+        filter: options.filter.clone(),
     };
     let mut definitions = Definitions::load(&DirFiles, &dirs, &context).map_err(Failure::new)?;
     for warning in &definitions.warnings {
@@ -138,7 +139,6 @@ fn policy(options: &Options, root: Option<&Path>) -> Result<Policy, Failure> {
         factory_reset,
         dry_run: options.dry_run,
         grain: options.grain,
-        filter: options.filter.clone(),
         defer: options.defer.clone(),
         discard: options.discard,
         deviations,
