@@ -104,9 +104,13 @@ fn check_range_and_overlap(snapshot: &Snapshot, plan: &Plan) -> Result<(), Check
             .any(|partition| partition.number == number && partition.is_created())
     };
     let has_grown = |number: u32| {
+        let grown = |partition: &&PlannedPartition| {
+            partition.activity == Activity::Grown && !partition.deferred
+        };
         plan.partitions
             .iter()
-            .any(|partition| partition.number == number && partition.activity == Activity::Grown)
+            .filter(grown)
+            .any(|partition| partition.number == number)
     };
     for entry in &entries {
         let (number, first, last) = (entry.number, entry.first_lba, entry.last_lba);

@@ -39,7 +39,7 @@ pub use gpt::{
 pub use guid::Guid;
 pub use plan::{
     Activity, Deviations, Dropped, EmptyMode, Plan, PlanError, PlannedPartition, Policy, Unfit,
-    marked_for_reset, minimal_size, plan,
+    marked_for_reset, minimal_size, plan, plan_deletion,
 };
 pub use size::{parse_bool, parse_size};
 pub use specifier::{Specifiers, UnknownSpecifier};

@@ -213,23 +213,55 @@ pub fn marked_for_reset(
         .collect())
 }
 
-/// Bytes an empty disk needs for all definitions (`--size=auto`).
+/// The deleting half of a factory reset alone: systemd-repart writes it before it knows whether the rest fits.
 ///
 /// # Errors
-/// Definitions or a grain that cannot be planned with.
-pub fn minimal_size(
+/// A disk or definitions that cannot be planned with.
+pub fn plan_deletion(
+    snapshot: &Snapshot,
     definitions: &Definitions,
     policy: &Policy,
-    sector_size: u32,
+) -> Result<Plan, PlanError> {
+    let policy = Policy {
+        factory_reset: true,
+        ..policy.clone()
+    };
+    let ground = geometry::survey(snapshot, &policy)?;
+    let mut work = items::Work::new(&ground, definitions, &policy)?;
+    work.load(&ground, &policy);
+    work.leave_everything();
+    identity::assign(&mut work, &policy);
+    grow::grow(&mut work);
+    let plan = place::finish(work, ground, &policy)?;
+    crate::check::check(snapshot, &plan)?;
+    Ok(plan)
+}
+
+/// Bytes the disk needs for what is there and all definitions (`--size=auto`).
+///
+/// # Errors
+/// A disk, definitions or a grain that cannot be planned with.
+pub fn minimal_size(
+    snapshot: &Snapshot,
+    definitions: &Definitions,
+    policy: &Policy,
 ) -> Result<u64, PlanError> {
-    let grain = geometry::grain(policy, sector_size)?;
-    let work = items::Work::empty(definitions, policy, grain, sector_size)?;
+    let grain = geometry::grain(policy, snapshot.sector_size)?;
+    let work = if geometry::extends(snapshot, policy) {
+        let ground = geometry::survey(snapshot, policy)?;
+        let mut work = items::Work::new(&ground, definitions, policy)?;
+        work.load(&ground, policy);
+        work
+    } else {
+        items::Work::empty(definitions, policy, grain, snapshot.sector_size)?
+    };
     let needs = work
         .order
         .iter()
         .filter(|item| !work.suppressed(**item))
         .map(|item| work.need(*item));
-    let tables = crate::size::round_up(1 << 20, grain) + (16 << 10) + u64::from(sector_size);
+    let tables =
+        crate::size::round_up(1 << 20, grain) + (16 << 10) + u64::from(snapshot.sector_size);
     Ok(needs.fold(tables, u64::saturating_add))
 }
 

@@ -40,6 +40,11 @@ pub(super) fn survey(snapshot: &Snapshot, policy: &Policy) -> Result<Ground, Pla
     }
 }
 
+/// A table that is there is kept.
+pub(super) fn extends(snapshot: &Snapshot, policy: &Policy) -> bool {
+    matches!(usable_table(snapshot, policy), Ok(Some(_)))
+}
+
 /// The table to extend, or `None` to make a new one.
 fn usable_table<'a>(snapshot: &'a Snapshot, policy: &Policy) -> Result<Option<&'a Gpt>, PlanError> {
     let mode = policy.empty.name();

@@ -401,6 +401,16 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Nothing is made, nothing grows.
+    pub(super) fn leave_everything(&mut self) {
+        for item in &mut self.items {
+            item.definition = None;
+            item.dropped = item.current.is_none();
+            item.number = item.current.as_ref().map(|current| current.entry.number);
+            item.offset = item.current.as_ref().map_or(0, |current| current.offset);
+        }
+    }
+
     /// It may stay as it is. A signature partition that is larger than it has to be need not grow.
     pub(super) fn may_stay(&self, item: usize) -> bool {
         let Some(current) = &self.items[item].current else {

@@ -181,7 +181,7 @@ fn planned(work: &Work<'_>, item: usize, policy: &Policy) -> PlannedPartition {
         attributes,
         fs_uuid: it.fs_uuid,
         luks_uuid: it.luks_uuid,
-        deferred: current.is_none() && policy.defer.contains(&it.kind),
+        deferred: definition.is_some() && policy.defer.contains(&it.kind),
         definition,
     }
 }

@@ -9,7 +9,7 @@ use repart::format::Programs;
 use repart::{
     Architecture, BlockDevice, Definitions, Deviations, DirFiles, Disk, EmptyMode, LoadContext,
     NoContents, Plan, PlanError, Policy, TableState, apply, marked_for_reset, minimal_size,
-    observe, plan,
+    observe, plan, plan_deletion,
 };
 
 use crate::args::{Json, Options, Seed, Size};
@@ -176,7 +176,8 @@ fn open(
         Size::Keep => return Ok(disk),
         Size::Bytes(bytes) => bytes,
         Size::Auto => {
-            minimal_size(definitions, policy, disk.sector_size()).map_err(Failure::plan)?
+            let snapshot = observe(&disk).map_err(Failure::new)?;
+            minimal_size(&snapshot, definitions, policy).map_err(Failure::plan)?
         }
     };
     if wanted > disk.len() && writable {
@@ -234,7 +235,18 @@ fn work(
         let marked = marked_for_reset(&snapshot, definitions, policy).map_err(Failure::plan)?;
         return Ok((None, u8::from(marked.is_empty())));
     }
-    let plan = plan(&snapshot, definitions, policy).map_err(Failure::plan)?;
+    let plan = match plan(&snapshot, definitions, policy) {
+        Ok(plan) => plan,
+        Err(error) => {
+            // systemd-repart has deleted by then; --rules=own leaves the disk alone.
+            if policy.factory_reset && !options.own_rules && !options.dry_run {
+                let deletion =
+                    plan_deletion(&snapshot, definitions, policy).map_err(Failure::plan)?;
+                apply(&deletion, disk, &mut NoContents).map_err(Failure::new)?;
+            }
+            return Err(Failure::plan(error));
+        }
+    };
     for note in &plan.notes {
         crate::say(&format!("repart: {note}"));
     }
