@@ -47,8 +47,10 @@ pub struct Report {
 pub struct Agent {
     /// Version of the package.
     pub version: &'static str,
-    /// SHA-256 of `/init`, filled in when it was cheap to know.
+    /// SHA-256 of `/init`, as `pack` noted it.
     pub sha256: String,
+    /// Most memory `/init` ever held at once, KiB (`VmHWM` of proc(5)).
+    pub peak_memory_kib: u64,
 }
 
 /// The boot disk.
@@ -162,6 +164,7 @@ impl Report {
             agent: Agent {
                 version: env!("CARGO_PKG_VERSION"),
                 sha256: String::new(),
+                peak_memory_kib: 0,
             },
             disk: None,
             usr: None,
@@ -171,6 +174,14 @@ impl Report {
             stages: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+
+    /// Notes the most memory this process held so far.
+    pub fn note_memory(&mut self, root: &std::path::Path) {
+        let status = std::fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
+        self.agent.peak_memory_kib = kib.unwrap_or(0);
     }
 
     /// The JSON text.

@@ -93,6 +93,14 @@ impl Trust {
                     )
                 })?;
         }
+        let tpm = &agent.report.tpm;
+        let line = format!(
+            "initrd-agent: tpm manufacturer={} measured={} policy={}",
+            tpm.manufacturer,
+            if measured { "yes" } else { "no" },
+            tpm.policy
+        );
+        agent.console.line(&line);
         Ok(Some(trust))
     }
 

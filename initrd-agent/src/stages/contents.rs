@@ -146,13 +146,15 @@ impl<'a> FirstContents<'a> {
         let (Some(trust), Some(key)) = (&mut self.boot.trust, key) else {
             return Err(FirstContentsError::NoTpm);
         };
+        // systemd-repart 259 and later prefix the label, so that /dev/disk/by-label tells container and content apart.
         let label = partition
             .definition()
-            .and_then(|d| d.content.volume_label.as_deref());
+            .and_then(|definition| definition.content.volume_label.clone())
+            .unwrap_or_else(|| format!("luks-{}", partition.label));
         let request = FormatRequest {
             device: node,
             uuid: *partition.luks_uuid.bytes(),
-            label: Some(label.unwrap_or(&partition.label)),
+            label: Some(&label),
             sector_size: 4096,
             discard: false,
         };

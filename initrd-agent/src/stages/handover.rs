@@ -77,6 +77,7 @@ impl Measured {
 
 /// Leaves `/run/initrd-agent/report.json`. Without it the machine still boots.
 pub fn write_report(agent: &mut Agent) {
+    agent.report.note_memory(&agent.root);
     let directory = agent.root.join("run/initrd-agent");
     let written = agent
         .report
