@@ -56,7 +56,9 @@ fn arrows(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
                 .filter(|dep| !dep["path"].is_null());
             let on = on
                 .map(|dep| dep["name"].as_str().unwrap().to_owned())
-                .filter(|name| names.contains(name.as_str()));
+                .filter(|name| names.contains(name.as_str()))
+                // A crate may test itself with a feature on.
+                .filter(|name| package["name"] != *name);
             (package["name"].as_str().unwrap().to_owned(), on.collect())
         })
         .collect()
