@@ -10,6 +10,7 @@ mod geometry;
 mod grow;
 mod identity;
 mod items;
+mod limits;
 mod place;
 mod policy;
 
@@ -264,6 +265,3 @@ pub fn minimal_size(
         crate::size::round_up(1 << 20, grain) + (16 << 10) + u64::from(snapshot.sector_size);
     Ok(needs.fold(tables, u64::saturating_add))
 }
-
-#[cfg(test)]
-mod tests;

@@ -25,12 +25,31 @@ pub struct Expected {
     pub codes: Vec<i32>,
 }
 
-/// All cases, by name.
+/// All hand-made cases, by name.
 pub fn all() -> Vec<Case> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let cases = in_dir("golden");
+    assert_eq!(cases.len(), 102, "cases in tests/golden");
+    cases
+}
+
+/// Cases of the random generator, with options the hand-made ones do not have.
+pub fn generated() -> Vec<Case> {
+    let cases = in_dir("generated");
+    assert!(
+        cases.len() >= 50,
+        "{} cases in tests/generated",
+        cases.len()
+    );
+    cases
+}
+
+fn in_dir(name: &str) -> Vec<Case> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(name);
     let mut cases: Vec<Case> = fs::read_dir(&root)
-        .expect("tests/golden")
-        .map(|entry| entry.expect("an entry of tests/golden"))
+        .expect("a directory of cases")
+        .map(|entry| entry.expect("an entry"))
         .filter(|entry| entry.path().join("case.json").exists())
         .map(|entry| Case {
             name: entry
@@ -42,7 +61,6 @@ pub fn all() -> Vec<Case> {
         })
         .collect();
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(cases.len() >= 102, "{} cases", cases.len());
     cases
 }
 
