@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result, file};
 
-/// Console lines that name a crash of the guest's kernel, or the death of PID 1.
+/// Console lines after which nothing good can follow: the guest's kernel crashed, PID 1 died, or the firmware found
+/// nothing it could start.
 const CRASHES: &[&str] = &[
     "Kernel panic",
     "BUG: ",
@@ -22,6 +23,8 @@ const CRASHES: &[&str] = &[
     "double fault",
     "stack segment:",
     "Unable to mount root fs",
+    "UEFI Interactive Shell",
+    "No bootable option",
 ];
 /// How many lines an error shows.
 const TAIL: usize = 40;

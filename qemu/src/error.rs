@@ -69,8 +69,8 @@ pub enum Error {
         /// The whole log.
         log: PathBuf,
     },
-    /// The guest's kernel crashed.
-    #[error("guest kernel crashed: {line}; log {}; its end:\n{tail}", log.display())]
+    /// The guest's kernel crashed, or its firmware had nothing to start.
+    #[error("guest crashed: {line}; log {}; its end:\n{tail}", log.display())]
     Crashed {
         /// The line that tells.
         line: String,

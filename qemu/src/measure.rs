@@ -3,18 +3,20 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::bench::{Bench, System};
 use crate::contract::{self, Handover, Stage};
 use crate::disk::copy;
 use crate::error::Result;
 use crate::machine::Clock;
-use crate::verdict;
+use crate::verdict::Tiny;
 
 /// The smallest step of the search for memory, in MiB.
 const STEP: u32 = 16;
 /// Below this much the firmware itself does not start.
 const LEAST: u32 = 64;
-/// A boot that has too little memory mostly ends in a panic, now and then in silence.
+/// A boot with too little memory mostly ends in the firmware's shell or a panic, now and then in silence.
 const SILENCE: Duration = Duration::from_secs(150);
 
 /// One measured boot.
@@ -24,6 +26,8 @@ pub struct Measured {
     pub handover: Handover,
     /// Its parts.
     pub stages: Vec<Stage>,
+    /// The most memory that our PID 1 had, by its own report.
+    pub peak_memory_kib: Option<u64>,
 }
 
 /// First and second boot under counted instructions.
@@ -40,13 +44,16 @@ pub struct Times {
 pub fn times(system: &System<'_>) -> Result<Times> {
     let mut machine = system.machine()?.clock(Clock::Instructions);
     let mut once = || {
-        let mut running = machine.power_on()?;
-        let handover = verdict::handover(&mut running)?;
-        running.wait_for(&["TINY-INIT-END"], verdict::BOOT)?;
-        let off = running.wait_off(verdict::POWER_OFF)?;
+        let tiny = Tiny::boot(machine.power_on()?)?;
+        let report: Option<Value> = serde_json::from_str(&tiny.section("report").join("\n")).ok();
+        let peak = report
+            .as_ref()
+            .and_then(|report| report.pointer("/agent/peak_memory_kib"));
+        let peak_memory_kib = peak.and_then(Value::as_u64).filter(|kib| *kib > 0);
         Ok::<_, crate::Error>(Measured {
-            handover,
-            stages: off.stages(),
+            stages: tiny.off.stages(),
+            handover: tiny.handover,
+            peak_memory_kib,
         })
     };
     Ok(Times {
@@ -90,12 +97,15 @@ impl fmt::Display for Times {
                 .iter()
                 .map(|stage| format!("{} {}", stage.name, stage.ms))
                 .collect();
+            let total = boot.handover.total_ms;
             writeln!(
                 f,
-                "{name} boot: {} ms of instructions ({})",
-                boot.handover.total_ms,
+                "{name} boot: {total} ms of instructions ({})",
                 stages.join(", ")
             )?;
+            if let Some(kib) = boot.peak_memory_kib {
+                writeln!(f, "{name} boot: {kib} KiB of memory at most in init")?;
+            }
         }
         Ok(())
     }
