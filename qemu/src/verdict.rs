@@ -196,22 +196,27 @@ impl Debian {
                 .all(|line| line.is_empty() || line.starts_with("No jobs")),
             || "jobs are still waiting".to_owned(),
         )?;
-        let mounts = self.section("mounts");
-        for wanted in ["/dev/mapper/root", "/dev/mapper/usr", "/dev/mapper/home"] {
-            claim(mounts.iter().any(|line| line.contains(wanted)), || {
-                format!("{wanted} is not mounted: {mounts:?}")
-            })?;
+        self.lists("mounts", &["/ ", "/dev/mapper/root", "rw,"])?;
+        self.lists("mounts", &["/home ", "/dev/mapper/home", "rw,"])?;
+        self.lists("mounts", &["/usr ", "/dev/mapper/usr", "ro,"])?;
+        self.lists("swap", &["/dev/mapper/swap"])?;
+        self.lists("dm-table", &["usr: ", " verity "])?;
+        for name in ["usr", "root", "home", "swap"] {
+            self.lists("links", &[&format!("dm-name-{name} -> ../../dm-")])?;
         }
-        claim(!self.section("swap").is_empty(), || "no swap".to_owned())?;
-        let links = self.section("links");
-        claim(links.iter().any(|line| line.contains("../../dm-")), || {
-            format!("no link to a mapped device: {links:?}")
-        })?;
-        let luks = self.section("luks");
-        claim(
-            luks.iter().any(|line| line.contains("systemd-tpm2")),
-            || format!("no token is listed: {luks:?}"),
-        )
+        self.lists("luks", &["systemd-tpm2"])?;
+        self.lists("luks", &["tpm2-pubkey-pcrs: 11"])
+    }
+
+    /// Holds if a line of the section has all these parts.
+    fn lists(&self, name: &str, parts: &[&str]) -> Result<()> {
+        let lines = self.section(name);
+        let found = lines
+            .iter()
+            .any(|line| parts.iter().all(|part| line.contains(part)));
+        claim(found, || {
+            format!("no line with {parts:?} under {name}: {lines:#?}")
+        })
     }
 
     /// The lines of one section of the account.
