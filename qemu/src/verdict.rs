@@ -203,6 +203,10 @@ impl Debian {
         self.lists("dm-table", &["usr: ", " verity "])?;
         for name in ["usr", "root", "home", "swap"] {
             self.lists("links", &[&format!("dm-name-{name} -> ../../dm-")])?;
+            self.lists(
+                "device-units",
+                &[&format!("dev-mapper-{name}.device=active")],
+            )?;
         }
         self.lists("luks", &["systemd-tpm2"])?;
         self.lists("luks", &["tpm2-pubkey-pcrs: 11"])
