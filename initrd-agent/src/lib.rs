@@ -11,6 +11,7 @@ pub mod efi;
 pub mod failure;
 pub mod pack;
 pub mod report;
+pub mod reset;
 pub mod stages;
 pub mod trust;
 pub mod view;
