@@ -9,6 +9,7 @@ pub mod console;
 pub mod devices;
 pub mod efi;
 pub mod failure;
+pub mod install;
 pub mod pack;
 pub mod report;
 pub mod reset;

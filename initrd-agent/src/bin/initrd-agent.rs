@@ -1,7 +1,7 @@
 //! `initrd-agent`: the tool a person runs, on the build host and on the booted machine.
 //! Exit codes: 0 done, 1 failed, 2 usage.
 
-use initrd_agent::{pack, reset, view};
+use initrd_agent::{install, pack, reset, view};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,6 +13,7 @@ initrd-agent COMMAND
 
 Commands:
   pack --tree DIR --kernel VERSION --output FILE [...]   make the initrd (pack --help tells more)
+  install DISK [--dry-run] [--yes] [...]                 copy this system onto another disk (install --help tells more)
   report [--json|--svg] [FILE]                           show what the last boot did
   reset status|request|cancel [--root DIR] [--yes]       factory reset at the next boot (reset --help tells more)
   --version                                              print the version
@@ -27,6 +28,13 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = match arguments.first().and_then(|a| a.to_str()) {
         Some("pack") => match pack::run(&arguments[1..], &mut out) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let code = error.exit_code();
+                return fail(&error, code);
+            }
+        },
+        Some("install") => match install::run(&arguments[1..], &mut out) {
             Ok(()) => Ok(()),
             Err(error) => {
                 let code = error.exit_code();
