@@ -243,6 +243,8 @@ pub struct Content {
     pub discard: Option<bool>,
     pub file_system_sector_size: Option<u64>,
     pub add_validate_fs: Option<bool>,
+    /// `MountPoint=` without its options; only for `AddValidateFS=`.
+    pub mount_points: Vec<String>,
     pub verity: Verity,
     pub verity_match_key: Option<String>,
     /// Keys that only make sense when an image is built; named when a new partition would need them.

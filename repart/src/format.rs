@@ -127,6 +127,14 @@ impl Programs {
         })
     }
 
+    /// Whether the help of a program names an option: the oldest supported distribution's mkfs lacks some.
+    ///
+    /// # Errors
+    /// The program is missing or cannot be run.
+    pub fn offers(&self, program: &str, option: &str) -> Result<bool, FormatError> {
+        Ok(run::help(&self.find(program)?)?.contains(option))
+    }
+
     /// The program [`make`] would run, `None` if it needs none. To be asked before anything is written.
     ///
     /// # Errors
@@ -161,6 +169,17 @@ pub struct MkfsRequest<'a> {
     pub tree: Option<&'a Path>,
 }
 
+/// What only some callers give a mkfs program.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// Options before the device.
+    pub options: Vec<OsString>,
+    /// Words after the device.
+    pub trailing: Vec<OsString>,
+    /// Added to the environment.
+    pub environment: Vec<(&'static str, String)>,
+}
+
 /// Makes the file system.
 ///
 /// # Errors
@@ -170,17 +189,34 @@ pub fn make(
     programs: &Programs,
     deadline: Duration,
 ) -> Result<(), FormatError> {
+    make_with(request, &Extra::default(), programs, deadline)
+}
+
+/// [`make`] with more words.
+///
+/// # Errors
+/// As [`make`].
+pub fn make_with(
+    request: &MkfsRequest<'_>,
+    extra: &Extra,
+    programs: &Programs,
+    deadline: Duration,
+) -> Result<(), FormatError> {
     let Some(program) = programs.require(request.format)? else {
         if *request.format == Format::Swap {
             return swap::make(request.device, cut(request.label, 15), request.uuid);
         }
         return Ok(());
     };
-    let (arguments, environment) = arguments(request);
+    let (mut arguments, mut environment) = arguments(request);
+    arguments.extend(extra.options.iter().cloned());
+    arguments.push(request.device.into());
+    arguments.extend(extra.trailing.iter().cloned());
+    environment.extend(extra.environment.iter().cloned());
     run::run(&program, &arguments, &environment, request.device, deadline)
 }
 
-/// Arguments and environment.
+/// Arguments without the device, and environment.
 fn arguments(request: &MkfsRequest<'_>) -> (Vec<OsString>, Vec<(&'static str, String)>) {
     let uuid = request.uuid.to_string();
     let mut environment = Vec::new();
@@ -265,7 +301,6 @@ fn arguments(request: &MkfsRequest<'_>) -> (Vec<OsString>, Vec<(&'static str, St
             list.push(tree.into());
         }
     }
-    list.push(request.device.into());
     (list, environment)
 }
 

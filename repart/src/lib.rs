@@ -15,6 +15,8 @@
 mod apply;
 mod architectures;
 mod check;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod definition;
 mod disk;
 pub mod format;
@@ -22,6 +24,7 @@ mod gpt;
 mod guid;
 mod ini;
 mod plan;
+pub mod populate;
 mod size;
 mod specifier;
 mod types;

@@ -301,8 +301,17 @@ fn assign_content(
         | "BlockDeviceReplace" => {
             c.build_only.push(format!("{key}={value}"));
         }
-        // Only read by --split= and --generate-*, which are not ours.
-        "SplitName" | "MountPoint" | "EncryptedVolume" => {}
+        "MountPoint" if value.is_empty() => c.mount_points.clear(),
+        // The options are for --generate-fstab=, which is not ours.
+        "MountPoint" => {
+            let path = value.split(':').next().unwrap_or_default();
+            if !path.starts_with('/') {
+                return Err(Ignore("not an absolute path".to_owned()));
+            }
+            c.mount_points.push(path.to_owned());
+        }
+        // Only read by --split= and --generate-crypttab=, which are not ours.
+        "SplitName" | "EncryptedVolume" => {}
         _ => return Ok(false),
     }
     Ok(true)

@@ -69,6 +69,30 @@ pub(super) fn run(
     }
 }
 
+/// What a program says of itself under `--help`, from either stream.
+pub(super) fn help(program: &Path) -> Result<String, FormatError> {
+    let fail = |source| FormatError::Run {
+        program: program.to_owned(),
+        source,
+    };
+    let (mut reader, writer) = io::pipe().map_err(fail)?;
+    let mut child = Command::new(program)
+        .arg("--help")
+        .env_clear()
+        .env("LC_ALL", "C")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().map_err(fail)?)
+        .stderr(writer)
+        .spawn()
+        .map_err(fail)?;
+    let mut text = String::new();
+    let read = reader.read_to_string(&mut text);
+    child.wait().map_err(fail)?;
+    read.map_err(fail)?;
+    Ok(text)
+}
+
 /// Collects stderr until the child ends; `None` if the deadline comes first.
 fn watch(child: &mut Child, tail: &mut Vec<u8>, until: Instant) -> io::Result<Option<ExitStatus>> {
     let pid = Pid::from_child(child);

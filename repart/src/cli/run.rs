@@ -1,20 +1,25 @@
 //! One run: definitions, disk, plan, apply, print.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use repart::format::Programs;
-use repart::{
+use crate::{
     Architecture, BlockDevice, Definitions, Deviations, DirFiles, Disk, EmptyMode, LoadContext,
     NoContents, Plan, PlanError, Policy, TableState, apply, marked_for_reset, minimal_size,
     observe, plan, plan_deletion,
 };
 
-use crate::args::{Json, Options, Seed, Size};
-use crate::contents::DirectContents;
-use crate::{host, json, pretty};
+use super::args::{Json, Options, Seed, Size};
+use super::contents::DirectContents;
+use super::encryption::Encryption;
+use super::host::Sources;
+use super::{backing, host, json, kernel, pretty};
+use crate::populate;
+use crate::types::Designator;
+use rustix::termios;
 
 /// No disk was named, and none was found.
 const NO_DISK: u8 = 76;
@@ -22,20 +27,20 @@ const NO_DISK: u8 = 76;
 const UNSUITABLE: u8 = 77;
 
 /// Why the program ends, and with which code.
-pub(crate) struct Failure {
-    pub(crate) code: u8,
-    pub(crate) error: Box<dyn Error>,
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) error: Box<dyn Error>,
 }
 
 impl Failure {
-    pub(crate) fn new(error: impl Error + 'static) -> Self {
+    pub(super) fn new(error: impl Error + 'static) -> Self {
         Self {
             code: 1,
             error: Box::new(error),
         }
     }
 
-    pub(crate) fn usage(error: impl Error + 'static) -> Self {
+    pub(super) fn usage(error: impl Error + 'static) -> Self {
         Self::new(error)
     }
 
@@ -65,27 +70,133 @@ impl Failure {
     }
 }
 
-pub(crate) fn run(options: &Options) -> Result<u8, Failure> {
-    let root = options.root.as_deref();
-    let definitions = load_definitions(options, root)?;
-    let Some(device) = &options.device else {
-        return Err(Failure::text(
-            NO_DISK,
-            "no disk named; the disk behind the root is not looked for".to_owned(),
-        ));
+/// Below which everything is looked up, and whether the user said so.
+struct Roots {
+    root: PathBuf,
+    explicit: bool,
+}
+
+impl Roots {
+    fn of(options: &Options) -> Result<Self, Failure> {
+        match &options.root {
+            Some(root) => Ok(Self {
+                root: super::contents::absolute(root).map_err(Failure::at("resolve", root))?,
+                explicit: true,
+            }),
+            None => Ok(Self {
+                root: host::implicit_root(),
+                explicit: false,
+            }),
+        }
+    }
+
+    /// As the functions of [`host`] take it: `None` is `/`.
+    fn path(&self) -> Option<&Path> {
+        (self.root != Path::new("/")).then_some(&self.root)
+    }
+}
+
+pub(super) fn run(
+    options: &Options,
+    encryption: Option<&mut dyn Encryption>,
+) -> Result<u8, Failure> {
+    if options.list_devices {
+        let list = backing::list().map_err(Failure::new)?;
+        let lines: Vec<String> = list
+            .iter()
+            .map(|node| format!("{}\n", node.display()))
+            .collect();
+        super::print(&lines.concat())?;
+        return Ok(0);
+    }
+    let roots = Roots::of(options)?;
+    let mut definitions = load_definitions(options, roots.path())?;
+    let device = device(options, &roots)?;
+    let sources = Sources {
+        root: &roots.root,
+        explicit: roots.explicit,
+        image: options.image.as_deref(),
     };
-    let policy = policy(options, root)?;
-    let mut disk = open(options, device, &definitions, &policy)?;
+    let blocks = host::open_sources(&mut definitions, &sources).map_err(Failure::new)?;
+    let policy = policy(options, roots.path())?;
+    let mut disk = open(options, &device, &definitions, &policy)?;
     let policy = Policy {
         fs_sector_size: fs_sector_size(options, &disk),
         ..policy
     };
-    let (outcome, changed) = work(options, &definitions, &policy, &mut disk)?;
+    let mut contents = contents(options, &roots, &definitions, &policy, &disk)?;
+    contents.blocks = blocks;
+    contents.encryption = encryption;
+    let (outcome, changed) = work(options, &definitions, &policy, &mut disk, &mut contents)?;
     let Some(plan) = outcome else {
         return Ok(changed);
     };
-    show(options, &plan, device)?;
+    show(options, &plan, &device)?;
     Ok(0)
+}
+
+/// The disk that was named, the image, or the disk behind the root.
+fn device(options: &Options, roots: &Roots) -> Result<PathBuf, Failure> {
+    if let Some(device) = options.device.as_ref().or(options.image.as_ref()) {
+        return Ok(device.clone());
+    }
+    let found = backing::root_disk(&roots.root, roots.explicit).map_err(|error| {
+        Failure::text(
+            1,
+            format!(
+                "cannot find the disk behind {}: {error}",
+                roots.root.display()
+            ),
+        )
+    })?;
+    found.ok_or_else(|| {
+        Failure::text(
+            NO_DISK,
+            format!("no disk named, and none is behind {}", roots.root.display()),
+        )
+    })
+}
+
+fn contents<'a>(
+    options: &Options,
+    roots: &Roots,
+    definitions: &Definitions,
+    policy: &Policy,
+    disk: &BlockDevice,
+) -> Result<DirectContents<'a>, Failure> {
+    let sources = match &options.copy_source {
+        Some(path) => super::contents::absolute(path).map_err(Failure::at("resolve", path))?,
+        None => roots.root.clone(),
+    };
+    let others = definitions
+        .list
+        .iter()
+        .filter(|definition| definition.partition_type.designator() != Designator::Root);
+    let device = if disk.is_block() {
+        Some(
+            disk.file()
+                .try_clone()
+                .map_err(Failure::at("open", disk.path()))?,
+        )
+    } else {
+        None
+    };
+    Ok(DirectContents {
+        sources,
+        blocks: BTreeMap::new(),
+        programs: host::programs(),
+        sector_size: policy.fs_sector_size,
+        is_image: !disk.is_block(),
+        discard: options.discard,
+        elsewhere: others
+            .flat_map(|definition| populate::mount_points(&definition.partition_type))
+            .map(PathBuf::from)
+            .collect(),
+        epoch: host::epoch(),
+        keys: options.keys.clone(),
+        encryption: None,
+        device,
+    })
 }
 
 fn load_definitions(options: &Options, root: Option<&Path>) -> Result<Definitions, Failure> {
@@ -94,7 +205,7 @@ fn load_definitions(options: &Options, root: Option<&Path>) -> Result<Definition
     } else {
         let mut dirs: Vec<PathBuf> = Vec::new();
         for dir in &options.definitions {
-            let dir = crate::contents::absolute(dir).map_err(Failure::at("resolve", dir))?;
+            let dir = super::contents::absolute(dir).map_err(Failure::at("resolve", dir))?;
             if !dirs.contains(&dir) {
                 dirs.push(dir);
             }
@@ -109,11 +220,10 @@ fn load_definitions(options: &Options, root: Option<&Path>) -> Result<Definition
         specifiers,
         filter: options.filter.clone(),
     };
-    let mut definitions = Definitions::load(&DirFiles, &dirs, &context).map_err(Failure::new)?;
+    let definitions = Definitions::load(&DirFiles, &dirs, &context).map_err(Failure::new)?;
     for warning in &definitions.warnings {
-        crate::say(&format!("repart: {warning}"));
+        super::say(&format!("repart: {warning}"));
     }
-    host::measure_sources(&mut definitions, root).map_err(Failure::new)?;
     Ok(definitions)
 }
 
@@ -169,6 +279,9 @@ fn open(
         .metadata()
         .map_err(Failure::at("look at", device))?
         .is_file();
+    if !create || !is_file {
+        kernel::lock(&file, writable).map_err(Failure::at("lock", device))?;
+    }
     let sector_size = options.sector_size.or((fresh && is_file).then_some(512));
     let mut disk =
         BlockDevice::from_file(file, device, sector_size).map_err(Failure::at("open", device))?;
@@ -226,6 +339,7 @@ fn work(
     definitions: &Definitions,
     policy: &Policy,
     disk: &mut BlockDevice,
+    contents: &mut DirectContents<'_>,
 ) -> Result<(Option<Plan>, u8), Failure> {
     let mut snapshot = observe(disk).map_err(Failure::new)?;
     if let (Size::Bytes(bytes), true) = (options.size, options.own_rules && options.dry_run) {
@@ -248,31 +362,46 @@ fn work(
         }
     };
     for note in &plan.notes {
-        crate::say(&format!("repart: {note}"));
+        super::say(&format!("repart: {note}"));
     }
     if !options.dry_run {
-        let mut contents = DirectContents {
-            root: options.root.clone(),
-            programs: Programs::default(),
-            sector_size: policy.fs_sector_size,
-            is_image: !disk.is_block(),
-        };
-        apply(&plan, disk, &mut contents).map_err(Failure::new)?;
+        apply(&plan, disk, contents).map_err(Failure::new)?;
     }
     Ok((Some(plan), 0))
 }
 
 fn show(options: &Options, plan: &Plan, device: &Path) -> Result<(), Failure> {
-    let device = crate::contents::absolute(device).map_err(Failure::at("resolve", device))?;
+    let device = super::contents::absolute(device).map_err(Failure::at("resolve", device))?;
+    let stdout = std::io::stdout();
     if options
         .pretty
-        .unwrap_or_else(|| std::io::stdout().is_terminal() && options.json == Json::Off)
+        .unwrap_or_else(|| stdout.is_terminal() && options.json == Json::Off)
     {
-        crate::print(&pretty::render(plan, &device, options.legend))?;
+        let width = termios::tcgetwinsize(&stdout)
+            .ok()
+            .filter(|_| stdout.is_terminal())
+            .map(|size| usize::from(size.ws_col))
+            .filter(|columns| *columns > 0);
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let style = pretty::Style {
+            legend: options.legend,
+            // https://no-color.org
+            colour: stdout.is_terminal()
+                && variable("NO_COLOR").is_none()
+                && variable("TERM").is_none_or(|terminal| terminal != "dumb"),
+            width,
+            bar_width: std::env::var("COLUMNS")
+                .ok()
+                .and_then(|columns| columns.parse().ok()),
+        };
+        super::print(&pretty::render(plan, style))?;
+    }
+    if options.dry_run && plan.changes_disk() && options.json == Json::Off {
+        super::say("repart: a dry run; --dry-run=no makes it so");
     }
     match options.json {
         Json::Off => Ok(()),
-        Json::Short => crate::print(&json::render(plan, &device, false)),
-        Json::Pretty => crate::print(&json::render(plan, &device, true)),
+        Json::Short => super::print(&json::render(plan, &device, false)),
+        Json::Pretty => super::print(&json::render(plan, &device, true)),
     }
 }

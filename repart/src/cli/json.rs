@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use repart::{Activity, Plan, PlannedPartition};
+use crate::{Activity, Plan, PlannedPartition};
 
 /// The device node of partition `number`: systemd's and the kernel's naming.
-pub(crate) fn node(device: &Path, number: u32) -> String {
+pub(super) fn node(device: &Path, number: u32) -> String {
     let base = device.display().to_string();
     let infix = if base.starts_with("/dev/disk/by-") {
         "-part"
@@ -18,7 +18,7 @@ pub(crate) fn node(device: &Path, number: u32) -> String {
 }
 
 /// systemd's word for an activity.
-pub(crate) fn activity(partition: &PlannedPartition) -> &'static str {
+pub(super) fn activity(partition: &PlannedPartition) -> &'static str {
     match partition.activity {
         Activity::Created => "create",
         Activity::Grown => "resize",
@@ -28,7 +28,7 @@ pub(crate) fn activity(partition: &PlannedPartition) -> &'static str {
 }
 
 /// What stands in the label column.
-pub(crate) fn label(partition: &PlannedPartition) -> String {
+pub(super) fn label(partition: &PlannedPartition) -> String {
     if !partition.label.is_empty() {
         return partition.label.clone();
     }
@@ -41,7 +41,7 @@ pub(crate) fn label(partition: &PlannedPartition) -> String {
 }
 
 /// One array, ended by a newline.
-pub(crate) fn render(plan: &Plan, device: &Path, pretty: bool) -> String {
+pub(super) fn render(plan: &Plan, device: &Path, pretty: bool) -> String {
     let drop_ins = plan
         .partitions
         .iter()

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::encryption::KeyOptions;
+use crate::{Architecture, EmptyMode, Guid, PartitionType, TypeFilter, parse_bool, parse_size};
 use lexopt::prelude::*;
-use repart::{Architecture, EmptyMode, Guid, PartitionType, TypeFilter, parse_bool, parse_size};
 
 /// What was asked for.
-pub(crate) enum Command {
+pub(super) enum Command {
     /// `--help` or `--version`.
     Print(String),
     Run(Box<Options>),
@@ -15,7 +16,7 @@ pub(crate) enum Command {
 
 /// `--seed=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seed {
+pub(super) enum Seed {
     /// The machine ID, else random.
     Default,
     Random,
@@ -24,7 +25,7 @@ pub(crate) enum Seed {
 
 /// `--size=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Size {
+pub(super) enum Size {
     Keep,
     Auto,
     Bytes(u64),
@@ -32,34 +33,38 @@ pub(crate) enum Size {
 
 /// `--json=`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Json {
+pub(super) enum Json {
     Off,
     Short,
     Pretty,
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "one field an option")]
-pub(crate) struct Options {
-    pub(crate) dry_run: bool,
-    pub(crate) empty: EmptyMode,
-    pub(crate) discard: bool,
-    pub(crate) size: Size,
-    pub(crate) factory_reset: bool,
-    pub(crate) can_factory_reset: bool,
-    pub(crate) root: Option<PathBuf>,
-    pub(crate) seed: Seed,
-    pub(crate) pretty: Option<bool>,
-    pub(crate) legend: bool,
-    pub(crate) json: Json,
-    pub(crate) definitions: Vec<PathBuf>,
-    pub(crate) filter: TypeFilter,
-    pub(crate) defer: Vec<PartitionType>,
-    pub(crate) sector_size: Option<u32>,
-    pub(crate) grain: u64,
-    pub(crate) architecture: Option<Architecture>,
+pub(super) struct Options {
+    pub(super) dry_run: bool,
+    pub(super) empty: EmptyMode,
+    pub(super) discard: bool,
+    pub(super) size: Size,
+    pub(super) factory_reset: bool,
+    pub(super) can_factory_reset: bool,
+    pub(super) list_devices: bool,
+    pub(super) root: Option<PathBuf>,
+    pub(super) image: Option<PathBuf>,
+    pub(super) copy_source: Option<PathBuf>,
+    pub(super) keys: KeyOptions,
+    pub(super) seed: Seed,
+    pub(super) pretty: Option<bool>,
+    pub(super) legend: bool,
+    pub(super) json: Json,
+    pub(super) definitions: Vec<PathBuf>,
+    pub(super) filter: TypeFilter,
+    pub(super) defer: Vec<PartitionType>,
+    pub(super) sector_size: Option<u32>,
+    pub(super) grain: u64,
+    pub(super) architecture: Option<Architecture>,
     /// All deviations from systemd-repart 262 on.
-    pub(crate) own_rules: bool,
-    pub(crate) device: Option<PathBuf>,
+    pub(super) own_rules: bool,
+    pub(super) device: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -71,7 +76,11 @@ impl Default for Options {
             size: Size::Keep,
             factory_reset: false,
             can_factory_reset: false,
+            list_devices: false,
             root: None,
+            image: None,
+            copy_source: None,
+            keys: KeyOptions::default(),
             seed: Seed::Default,
             pretty: None,
             legend: true,
@@ -90,9 +99,7 @@ impl Default for Options {
 
 /// systemd-repart's options that we know and do not do, with the reason.
 const REFUSED: &[(&str, &str)] = &[
-    ("image", "mount the image and use --root="),
-    ("image-policy", "there is no --image="),
-    ("list-devices", "see lsblk"),
+    ("image-policy", "file systems of images are not mounted"),
     ("split", "splitting images is a build step"),
     ("make-ddi", "making DDIs is a build step"),
     ("generate-fstab", "generating files is a build step"),
@@ -103,7 +110,6 @@ const REFUSED: &[(&str, &str)] = &[
         "copy-from",
         "taking over another image's partitions is a build step",
     ),
-    ("copy-source", "files are not copied yet"),
     ("el-torito", "making CD images is a build step"),
     ("el-torito-system", "making CD images is a build step"),
     ("el-torito-volume", "making CD images is a build step"),
@@ -113,24 +119,22 @@ const REFUSED: &[(&str, &str)] = &[
     ("certificate", "signing is a build step"),
     ("certificate-source", "signing is a build step"),
     ("join-signature", "signing is a build step"),
-    ("key-file", "encryption is done by initrd-agent"),
-    ("tpm2-device", "encryption is done by initrd-agent"),
-    ("tpm2-device-key", "encryption is done by initrd-agent"),
-    ("tpm2-seal-key-handle", "encryption is done by initrd-agent"),
-    ("tpm2-pcrs", "encryption is done by initrd-agent"),
-    ("tpm2-public-key", "encryption is done by initrd-agent"),
-    ("tpm2-public-key-pcrs", "encryption is done by initrd-agent"),
     (
-        "tpm2-public-key-policyref",
-        "encryption is done by initrd-agent",
+        "tpm2-device-key",
+        "sealing for an absent TPM is a build step",
     ),
-    ("tpm2-pcrlock", "encryption is done by initrd-agent"),
+    (
+        "tpm2-seal-key-handle",
+        "keys are sealed below the storage root key",
+    ),
+    ("tpm2-public-key-policyref", "not supported"),
+    ("tpm2-pcrlock", "not supported; see --tpm2-public-key="),
     ("defer-partitions-empty", "not supported"),
     ("defer-partitions-factory-reset", "not supported"),
 ];
 
 /// Reads the process's arguments.
-pub(crate) fn parse() -> Result<Command, lexopt::Error> {
+pub(super) fn parse() -> Result<Command, lexopt::Error> {
     parse_from(lexopt::Parser::from_env())
 }
 
@@ -158,7 +162,21 @@ fn parse_from(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("size") => options.size = size(&text(&mut parser)?)?,
             Long("seed") => options.seed = seed(&text(&mut parser)?)?,
             Long("json") => options.json = json(&text(&mut parser)?)?,
+            Long("list-devices") => options.list_devices = true,
             Long("root") => options.root = Some(parser.value()?.into()),
+            Long("image") => options.image = Some(parser.value()?.into()),
+            Short('s') | Long("copy-source") => {
+                options.copy_source = Some(parser.value()?.into());
+            }
+            Long("key-file") => options.keys.key_file = Some(parser.value()?.into()),
+            Long("tpm2-device") => options.keys.tpm2_device = Some(text(&mut parser)?),
+            Long("tpm2-pcrs") => options.keys.tpm2_pcrs = Some(text(&mut parser)?),
+            Long("tpm2-public-key") => {
+                options.keys.tpm2_public_key = Some(parser.value()?.into());
+            }
+            Long("tpm2-public-key-pcrs") => {
+                options.keys.tpm2_public_key_pcrs = Some(text(&mut parser)?);
+            }
             Long("definitions") => options.definitions.push(parser.value()?.into()),
             Long("include-partitions") => include.extend(words(&text(&mut parser)?)),
             Long("exclude-partitions") => exclude.extend(words(&text(&mut parser)?)),
@@ -166,15 +184,13 @@ fn parse_from(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
             Long("sector-size") => options.sector_size = Some(sector_size(&text(&mut parser)?)?),
             Long("grain-size") => options.grain = grain(&text(&mut parser)?)?,
             Long("architecture") => options.architecture = Some(architecture(&text(&mut parser)?)?),
-            // No loop device is ever used, so every value is honoured.
-            Long("offline") => drop(parser.value()?),
+            // Loop devices and device-mapper are never used, so every value is honoured.
+            Long("offline") => offline(&text(&mut parser)?)?,
             Long("rules") => options.own_rules = rules(&text(&mut parser)?)?,
             Value(device) if options.device.is_none() => options.device = Some(device.into()),
             Value(extra) => return Err(format!("unexpected argument {}", extra.display()).into()),
-            Short('s' | 'S' | 'C' | 'P') => {
-                return Err(
-                    "-s, -S, -C and -P are not supported: making DDIs is a build step".into(),
-                );
+            Short('S' | 'C' | 'P') => {
+                return Err("-S, -C and -P are not supported: making DDIs is a build step".into());
             }
             Long(name) => return Err(refusal(name)),
             other => return Err(other.unexpected()),
@@ -195,6 +211,13 @@ fn check(options: &mut Options) -> Result<(), lexopt::Error> {
     }
     if options.can_factory_reset {
         options.dry_run = true;
+    }
+    if options.root.is_some() && options.image.is_some() {
+        return Err("--root= and --image= exclude each other".into());
+    }
+    if options.image.is_some() && options.definitions.is_empty() {
+        let why = "--image= needs --definitions=: file systems of images are not mounted";
+        return Err(why.into());
     }
     let replacing = matches!(
         options.empty,
@@ -316,6 +339,14 @@ fn architecture(text: &str) -> Result<Architecture, lexopt::Error> {
     Architecture::parse(text).ok_or_else(|| format!("--architecture={text}: unknown").into())
 }
 
+fn offline(text: &str) -> Result<(), lexopt::Error> {
+    if text == "auto" || parse_bool(text).is_some() {
+        Ok(())
+    } else {
+        Err(format!("--offline={text}: not one of yes, no, auto").into())
+    }
+}
+
 fn rules(text: &str) -> Result<bool, lexopt::Error> {
     match text {
         "systemd" => Ok(false),
@@ -325,20 +356,26 @@ fn rules(text: &str) -> Result<bool, lexopt::Error> {
 }
 
 const HELP: &str = "\
-repart [OPTIONS...] DEVICE
+repart [OPTIONS...] [DEVICE]
 
 Grow and add partitions by the definitions in repart.d.
+Without DEVICE the disk of the root file system is meant.
 
   -h --help                      Show this help
      --version                   Show the version
+     --list-devices              List disks that can be named
+
   -n --dry-run[=BOOL]            Only show what would be done (default: yes)
      --empty=MODE                Disk without a table: refuse, allow, require, force, create
      --size=BYTES|auto           Make the image file at least this large
      --discard=BOOL              Discard the ranges of new partitions (default: yes)
      --factory-reset=BOOL        Delete and re-create what is marked FactoryReset=yes
      --can-factory-reset         Exit 0 if something marked exists, else 1
+
      --definitions=DIR           Read definitions from here (repeatable)
-     --root=PATH                 Read definitions, machine ID and os-release below PATH
+     --root=PATH                 Read definitions, machine ID, os-release and sources below PATH
+     --image=FILE                Work on this image, and copy blocks from it; needs --definitions=
+  -s --copy-source=PATH          Look for CopyFiles= sources below PATH
      --seed=UUID|random          Key of the derived UUIDs (default: the machine ID)
      --include-partitions=TYPES  Only these types
      --exclude-partitions=TYPES  All but these types
@@ -346,10 +383,18 @@ Grow and add partitions by the definitions in repart.d.
      --sector-size=BYTES         Sector size of an image file
      --grain-size=BYTES          Alignment (default: 4096)
      --architecture=ARCH         Architecture of all partition types
-     --offline=yes|no|auto       Accepted; loop devices are never used
+     --offline=yes|no|auto       Accepted; loop devices and device-mapper are never used
+
+     --key-file=FILE             Key of Encrypt=key-file, a file or AF_UNIX socket
+     --tpm2-device=auto|PATH     TPM of Encrypt=tpm2
+     --tpm2-pcrs=PCR+PCR...      Seal to the present values of these PCRs
+     --tpm2-public-key=FILE      Seal to what this key signs for
+     --tpm2-public-key-pcrs=PCRS Which PCRs the key signs for (default: 11)
+
      --json=pretty|short|off     Print the plan as JSON
-     --pretty=BOOL               Print the plan as a table
+     --pretty=BOOL               Print the plan as a table and a bar
      --no-legend                 No table header
+     --no-pager                  Accepted; there is no pager
      --rules=systemd|own         Behave exactly as systemd-repart 262 (default), or
                                  as the initrd agent does (README.md, deviations)
 

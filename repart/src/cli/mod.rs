@@ -1,24 +1,34 @@
-//! systemd-repart's command line over the library. The only place that prints, decides and exits.
+//! systemd-repart's command line over the library. The only place of this crate that prints, decides and exits.
+//!
+//! Encryption is the caller's: this crate knows neither LUKS nor TPMs ([`Encryption`]).
 
 mod args;
+mod backing;
 mod contents;
+mod encryption;
 mod host;
 mod json;
+mod kernel;
 mod pretty;
 mod run;
+mod temporary;
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use args::Command;
+pub use encryption::{EncryptRequest, Encryption, KeyOptions};
 
-fn main() -> ExitCode {
-    match args::parse()
+/// Does what the process's arguments say. Without `encryption` a definition with `Encrypt=` is refused.
+#[must_use]
+pub fn main(encryption: Option<&mut dyn Encryption>) -> ExitCode {
+    let done = args::parse()
         .map_err(run::Failure::usage)
         .and_then(|command| match command {
             Command::Print(text) => print(&text).map(|()| 0),
-            Command::Run(options) => run::run(&options),
-        }) {
+            Command::Run(options) => run::run(&options, encryption),
+        });
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             report(&failure);
