@@ -3,9 +3,32 @@
 use crate::run::{at, loud, program, quiet, step};
 use crate::{mkfs, sysroot};
 
-/// What xtask itself and the tests of `pack` call.
+/// What xtask itself and the tests of the crates call; a fresh machine has few of them.
 const PACKAGES: &[&str] = &[
-    "binutils", "bzip2", "cpio", "file", "kmod", "xz-utils", "zstd",
+    "binutils",
+    "bzip2",
+    "cpio",
+    "file",
+    "kmod",
+    "xz-utils",
+    "zstd",
+    // File systems made and judged.
+    "btrfs-progs",
+    "dosfstools",
+    "e2fsprogs",
+    "erofs-utils",
+    "fdisk",
+    "mtools",
+    "squashfs-tools",
+    "xfsprogs",
+    // Loop devices, namespaces, swap.
+    "mount",
+    "util-linux",
+    // Volumes and the TPM.
+    "cryptsetup-bin",
+    "openssl",
+    "swtpm",
+    "tpm2-tools",
 ];
 
 /// Installs what is missing; silent and without privileges when nothing is.
