@@ -22,6 +22,7 @@ use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{CapabilityData, Digest, DigestValues, PcrSelectionList, PcrSlot};
 use tss_esapi::tcti_ldr::{DeviceConfig, TctiNameConf};
+use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 
 pub use error::TpmError;
 pub use policy::{PcrPolicy, Pcrs, PublicKey, SignedPolicy};
@@ -140,6 +141,10 @@ pub struct Tpm {
     context: Context,
     srk: Option<srk::Srk>,
     session: Option<AuthSession>,
+    /// The last signature that was found good: key and digest, and the TPM's ticket for it.
+    verified: Option<(([u8; 32], Vec<u8>), TPMT_TK_VERIFIED)>,
+    /// Allocated banks, as the TPM told: they change with a reset only.
+    allocated: Option<PcrSelectionList>,
 }
 
 impl Tpm {
@@ -157,6 +162,8 @@ impl Tpm {
             context,
             srk: None,
             session: None,
+            verified: None,
+            allocated: None,
         };
         match tpm.property(PropertyTag::Manufacturer) {
             Err(TpmError::Command { source, .. }) => Err(absent(source)),
@@ -198,17 +205,21 @@ impl Tpm {
     /// The TPM does not answer.
     pub fn banks(&mut self, pcr: u8) -> Result<Vec<Bank>, TpmError> {
         let slot = slot(pcr)?;
-        let (data, _) = self.call("GetCapability", |ctx| {
-            ctx.get_capability(CapabilityType::AssignedPcr, 0, 16)
-        })?;
-        let CapabilityData::AssignedPcr(selections) = data else {
-            return Err(TpmError::Answer {
-                what: "a capability that was not asked for",
-            });
-        };
-        Ok(selections
-            .get_selections()
+        if self.allocated.is_none() {
+            let (data, _) = self.call("GetCapability", |ctx| {
+                ctx.get_capability(CapabilityType::AssignedPcr, 0, 16)
+            })?;
+            let CapabilityData::AssignedPcr(selections) = data else {
+                return Err(TpmError::Answer {
+                    what: "a capability that was not asked for",
+                });
+            };
+            self.allocated = Some(selections);
+        }
+        Ok(self
+            .allocated
             .iter()
+            .flat_map(PcrSelectionList::get_selections)
             .filter(|selection| selection.is_selected(slot))
             .filter_map(|selection| Bank::of(selection.hashing_algorithm()))
             .collect())

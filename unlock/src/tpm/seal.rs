@@ -4,21 +4,24 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use sha2::{Digest as _, Sha256};
 use tss_esapi::attributes::SessionAttributes;
-use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{KeyHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
     Digest, Name, Nonce, Private, Public, PublicKeyRsa, RsaSignature, SensitiveData, Signature,
+    VerifiedTicket,
 };
 use tss_esapi::traits::{Marshall as _, UnMarshall as _};
+use tss_esapi::tss2_esys::TPMT_TK_VERIFIED;
 use zeroize::Zeroizing;
 
 use super::error::kind;
 use super::policy::{be16, policy_authorize, policy_pcr};
 use super::srk;
-use super::{Bank, Kind, PcrPolicy, Pcrs, SRK_HANDLE, Signatures, SignedPolicy, Tpm, TpmError};
+use super::{
+    Bank, Kind, PcrPolicy, Pcrs, PublicKey, SRK_HANDLE, Signatures, SignedPolicy, Tpm, TpmError,
+};
 
 /// How often a policy is evaluated again because somebody extended a PCR meanwhile.
 const PCR_CHANGED_TRIES: u32 = 30;
@@ -190,7 +193,7 @@ impl Tpm {
         signatures: Option<&Signatures>,
     ) -> Result<Secret, TpmError> {
         for _ in 0..PCR_CHANGED_TRIES {
-            let policy = self.salted_session(SessionType::Policy)?;
+            let policy = self.policy_session()?;
             let secret = self.satisfy(policy, sealed, signatures).and_then(|()| {
                 self.encrypted("Unseal", Some(policy), |ctx| ctx.unseal(object.into()))
             });
@@ -255,7 +258,7 @@ impl Tpm {
     }
 
     /// PolicyPCR, then PolicyAuthorize with the image's signature for exactly that state.
-    fn authorize(
+    pub(super) fn authorize(
         &mut self,
         session: PolicySession,
         signed: &SignedPolicy,
@@ -281,25 +284,53 @@ impl Tpm {
         let digest = Digest::try_from(Sha256::digest(approved.value()).as_slice())
             .map_err(TpmError::command("VerifySignature"))?;
         let name = Name::try_from(key.name()).map_err(TpmError::command("PolicyAuthorize"))?;
+        let ticket = self.verify(key, &public, &digest, &signature)?;
+        self.call("PolicyAuthorize", |ctx| {
+            let ticket = VerifiedTicket::try_from(ticket)?;
+            ctx.policy_authorize(session, approved.clone(), Nonce::default(), &name, ticket)
+        })
+    }
+
+    /// The TPM's word that the signature is good. It holds until the next reset, so each signature is verified once a
+    /// boot however many volumes it opens.
+    fn verify(
+        &mut self,
+        key: &PublicKey,
+        public: &Public,
+        digest: &Digest,
+        signature: &Signature,
+    ) -> Result<TPMT_TK_VERIFIED, TpmError> {
+        let what = (key.fingerprint(), digest.value().to_vec());
+        if let Some((known, ticket)) = &self.verified
+            && *known == what
+        {
+            return Ok(*ticket);
+        }
         let handle = self.call("LoadExternal", |ctx| {
             ctx.load_external_public(public.clone(), Hierarchy::Owner)
         })?;
-        let authorized = self.call("PolicyAuthorize", |ctx| {
-            let ticket = ctx.verify_signature(handle, digest.clone(), signature.clone())?;
-            ctx.policy_authorize(session, approved.clone(), Nonce::default(), &name, ticket)
+        let ticket = self.call("VerifySignature", |ctx| {
+            ctx.verify_signature(handle, digest.clone(), signature.clone())?
+                .try_into()
         });
         self.call("FlushContext", |ctx| ctx.flush_context(handle.into()))?;
-        authorized.map_err(|error| match error {
+        let ticket = ticket.map_err(|error| match error {
             TpmError::Command { ref source, .. } if kind(source) == Some(Kind::Signature) => {
                 TpmError::PolicyMismatch {
                     reason: "the image's PCR signature is wrong".to_owned(),
                 }
             }
             error => error,
-        })
+        })?;
+        self.verified = Some((what, ticket));
+        Ok(ticket)
     }
 
-    fn policy_pcr(&mut self, session: PolicySession, pcrs: Pcrs) -> Result<(), TpmError> {
+    pub(super) fn policy_pcr(
+        &mut self,
+        session: PolicySession,
+        pcrs: Pcrs,
+    ) -> Result<(), TpmError> {
         let selection = self.selection(Bank::Sha256, pcrs)?;
         self.call("PolicyPCR", |ctx| {
             ctx.policy_pcr(session, Digest::default(), selection.clone())
@@ -321,7 +352,7 @@ impl Tpm {
     }
 
     /// Values of the PCRs in the SHA-256 bank, every one of them extended at least once.
-    fn measured(&mut self, pcrs: Pcrs) -> Result<Vec<Vec<u8>>, TpmError> {
+    pub(super) fn measured(&mut self, pcrs: Pcrs) -> Result<Vec<Vec<u8>>, TpmError> {
         pcrs.iter()
             .map(|pcr| {
                 let value = self
@@ -339,7 +370,7 @@ impl Tpm {
     }
 
     /// Runs a command under the encrypting session, after `first` if the object needs a policy.
-    fn encrypted<T>(
+    pub(super) fn encrypted<T>(
         &mut self,
         command: &'static str,
         first: Option<AuthSession>,
@@ -363,7 +394,7 @@ impl Tpm {
         if let Some(session) = self.session {
             return Ok(session);
         }
-        let session = self.salted_session(SessionType::Hmac)?;
+        let session = self.salted_session()?;
         let (attributes, mask) = SessionAttributes::builder()
             .with_continue_session(true)
             .with_decrypt(true)
@@ -376,7 +407,7 @@ impl Tpm {
         Ok(session)
     }
 
-    fn flush_session(&mut self, session: AuthSession) -> Result<(), TpmError> {
+    pub(super) fn flush_session(&mut self, session: AuthSession) -> Result<(), TpmError> {
         self.call("FlushContext", |ctx| {
             ctx.flush_context(SessionHandle::from(session).into())
         })

@@ -166,11 +166,25 @@ impl Tpm {
     }
 
     /// A session salted to the key, so that only this TPM can follow what is encrypted in it.
-    pub(super) fn salted_session(&mut self, kind: SessionType) -> Result<AuthSession, TpmError> {
+    pub(super) fn salted_session(&mut self) -> Result<AuthSession, TpmError> {
         let key = self.srk()?.handle;
+        self.start_session(Some(key), SessionType::Hmac)
+    }
+
+    /// A session that only evaluates a policy. It is not salted, which costs a key agreement: no secret passes in it, and
+    /// the command it authorises is protected by the salted one beside it.
+    pub(super) fn policy_session(&mut self) -> Result<AuthSession, TpmError> {
+        self.start_session(None, SessionType::Policy)
+    }
+
+    fn start_session(
+        &mut self,
+        key: Option<KeyHandle>,
+        kind: SessionType,
+    ) -> Result<AuthSession, TpmError> {
         self.call("StartAuthSession", |ctx| {
             ctx.start_auth_session(
-                Some(key),
+                key,
                 None,
                 None,
                 kind,
