@@ -58,6 +58,9 @@ impl Trust {
             return Ok(None);
         }
         let deadline = Instant::now() + agent.config.tpm_timeout;
+        if !node.exists() {
+            agent.step("all drivers", |_| devices.bring_up_all());
+        }
         let waited = agent.step("wait for the TPM", |_| {
             devices.wait_for("the TPM that the firmware announces", deadline, |_| {
                 node.exists().then_some(())

@@ -1,6 +1,10 @@
 //! Bringing devices up: once for those that are there, then for those the kernel announces.
 //!
 //! Invariant: the socket is opened before /sys is looked at, so no device is missed; each modalias is looked up once.
+//!
+//! The kernel checks the signature of each module file, which costs some 30 million instructions however small it is, and
+//! a SATA controller without disks half a second. So drivers come in two steps: first those on the way to a disk, and
+//! all others ([`Devices::bring_up_all`]) only when that did not do. The booted system's udev asks for all anyway.
 
 use std::collections::HashSet;
 use std::fs;
@@ -24,12 +28,47 @@ pub struct Devices {
     modules: Modules,
     events: Socket,
     seen: HashSet<String>,
+    /// Not on the way to a disk; `None` once all have been asked for.
+    deferred: Option<Vec<String>>,
     failures: Vec<LoadError>,
     loaded: usize,
 }
 
+/// Beginnings of what brings up disks by themselves, or the bus they are on, and nothing slow with it. Modaliases as in
+/// the kernel's file2alias.c; PCI classes as in pci_ids.h.
+const ON_THE_WAY: [&str; 9] = [
+    "virtio:d00000002", // block
+    "virtio:d00000003", // console: the card of a failure
+    "virtio:d00000008", // SCSI
+    "virtio:d0000001B", // persistent memory
+    "vmbus:",
+    "xen:",
+    "mmc:",
+    "scsi:",
+    "platform:simple-framebuffer", // the card of a failure
+];
+/// PCI: SCSI, RAID, SAS, NVMe and UFS controllers, SD hosts.
+const PCI_CLASSES: [&str; 6] = [
+    "bc01sc00", "bc01sc04", "bc01sc07", "bc01sc08", "bc01sc09", "bc08sc05",
+];
+/// ACPI: TPM, Hyper-V's bus, virtio of micro virtual machines.
+const ACPI: [&str; 5] = ["MSFT0101", "VMBUS", "VMBus", "MSFT1000", "LNRO0005"];
+
+/// Whether a driver is loaded at once. IDE, SATA and USB are not: each takes a good part of a second to find nothing.
+fn on_the_way(modalias: &str) -> bool {
+    if let Some(device) = modalias.strip_prefix("pci:") {
+        // All of virtio's devices have one driver, to which the class says nothing.
+        return device.starts_with("v00001AF4")
+            || PCI_CLASSES.iter().any(|class| device.contains(class));
+    }
+    if let Some(device) = modalias.strip_prefix("acpi:") {
+        return ACPI.iter().any(|id| device.contains(id));
+    }
+    ON_THE_WAY.iter().any(|start| modalias.starts_with(start))
+}
+
 impl Devices {
-    /// Listens to the kernel, then loads a module for every device below `root`/sys that has one.
+    /// Listens to the kernel, then loads a module for every device below `root`/sys that is on the way to a disk.
     pub fn start(root: &Path, modules: Modules) -> Result<Self, DevicesError> {
         let events = Socket::open().map_err(|source| DevicesError::Events {
             operation: "listen to",
@@ -41,11 +80,21 @@ impl Devices {
             modules,
             events,
             seen: HashSet::new(),
+            deferred: Some(Vec::new()),
             failures: Vec::new(),
             loaded: 0,
         };
         devices.coldplug()?;
         Ok(devices)
+    }
+
+    /// Loads the modules of all other devices too, now and from now on. Returns whether there were any.
+    pub fn bring_up_all(&mut self) -> bool {
+        let before = self.loaded;
+        for modalias in self.deferred.take().unwrap_or_default() {
+            self.load_now(&modalias);
+        }
+        self.loaded > before
     }
 
     /// The modules, for those no device asks for.
@@ -153,9 +202,9 @@ impl Devices {
     }
 
     /// A device's modalias is kept at its bus; the few buses have far fewer directories than /sys/devices, which is
-    /// mostly about power, interrupts and the like. The processor has no place at a bus.
+    /// mostly about power, interrupts and the like. The processor has no place at a bus: its ciphers are loaded by those
+    /// who use them.
     fn coldplug(&mut self) -> Result<(), DevicesError> {
-        self.load_file(&self.root.join("sys/devices/system/cpu/modalias"));
         let buses = self.root.join("sys/bus");
         for bus in entries(&buses)? {
             for device in entries(&bus.join("devices"))? {
@@ -175,6 +224,13 @@ impl Devices {
         if modalias.is_empty() || !self.seen.insert(modalias.to_owned()) {
             return;
         }
+        match &mut self.deferred {
+            Some(deferred) if !on_the_way(modalias) => deferred.push(modalias.to_owned()),
+            _ => self.load_now(modalias),
+        }
+    }
+
+    fn load_now(&mut self, modalias: &str) {
         for result in self.modules.load_alias(modalias) {
             match result {
                 Ok(Load::Loaded) => self.loaded += 1,
@@ -201,4 +257,39 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, DevicesError> {
     }
     paths.sort();
     Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_the_way;
+
+    #[test]
+    fn what_is_on_the_way_to_a_disk() {
+        for (modalias, expected) in [
+            ("virtio:d00000002v00001AF4", true),
+            ("virtio:d00000004v00001AF4", false), // random numbers
+            (
+                "pci:v00001AF4d00001042sv00001AF4sd00001100bc01sc80i00",
+                true,
+            ),
+            (
+                "pci:v00001B36d00000010sv00001AF4sd00001100bc01sc08i02",
+                true,
+            ), // NVMe
+            (
+                "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01",
+                false,
+            ), // AHCI
+            (
+                "pci:v00001B36d0000000Dsv00001AF4sd00001100bc0Csc03i30",
+                false,
+            ), // USB
+            ("scsi:t-0x00", true),
+            ("acpi:MSFT0101:", true),
+            ("acpi:QEMU0002:", false),
+            ("usb:v13FDp3940d0209dc00dsc00dp00ic08isc06ip50in00", false),
+        ] {
+            assert_eq!(on_the_way(modalias), expected, "{modalias}");
+        }
+    }
 }

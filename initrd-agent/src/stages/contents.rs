@@ -224,9 +224,7 @@ impl Contents for FirstContents<'_> {
                 .map_err(FirstContentsError::from)?;
         }
         if definition.content.encrypt == Encrypt::Tpm2 {
-            for module in luks::MODULES {
-                self.boot.load_module(self.agent, module);
-            }
+            self.boot.load_cipher(self.agent);
             let name = volume_name(partition);
             let Some(trust) = &mut self.boot.trust else {
                 return Err(FirstContentsError::NoTpm.into());

@@ -30,6 +30,8 @@ pub struct BootDisk {
     pub seen: Seen,
     /// Root hash of `/usr`.
     pub usr_hash: [u8; 32],
+    /// The cipher of encrypted volumes was seen to.
+    pub has_cipher: bool,
 }
 
 impl Early {
@@ -77,6 +79,7 @@ impl Early {
                     disk,
                     seen,
                     usr_hash,
+                    has_cipher: false,
                 },
                 Outcome::Done,
             ))
@@ -158,7 +161,11 @@ fn find(
     let deadline = Instant::now() + agent.config.device_timeout;
     let mut known = Known::new();
     let what = describe(wanted);
-    let first = devices.wait_for(&what, deadline, |_| look(&root, &mut known, wanted));
+    let quick = bring_up(devices, &root, &mut known, wanted, deadline)?;
+    let first = match quick {
+        Some(choice) => Ok(choice),
+        None => devices.wait_for(&what, deadline, |_| look(&root, &mut known, wanted)),
+    };
     let mut choice = match first {
         Ok(choice) => choice,
         Err(error) => return Err(absent(error, &what, &known)),
@@ -193,6 +200,31 @@ fn find(
             Remedy::CheckHardware,
         )),
     }
+}
+
+/// Loads all drivers unless those on the way have brought the disk of the firmware's choice. Without one all are
+/// needed: a second disk with the same `/usr` may be anywhere.
+fn bring_up(
+    devices: &mut Devices,
+    root: &std::path::Path,
+    known: &mut Known,
+    wanted: &Wanted,
+    deadline: Instant,
+) -> Result<Option<Choice>, Failure> {
+    let unreadable = || failed("devices-unreadable", "the kernel's devices");
+    devices.handle_events().map_err(unreadable())?;
+    while wanted.loader.is_some() && Instant::now() < deadline {
+        let found = look(root, known, wanted);
+        if found.is_some() {
+            return Ok(found);
+        }
+        // Controllers tell of their disks a moment later than of themselves.
+        if !devices.wait_quietly(SILENCE).map_err(unreadable())? {
+            break;
+        }
+    }
+    devices.bring_up_all();
+    Ok(None)
 }
 
 fn describe(wanted: &Wanted) -> String {

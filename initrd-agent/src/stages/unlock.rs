@@ -118,6 +118,27 @@ fn open(
     }))
 }
 
+impl BootDisk {
+    /// Modules of encrypted volumes, once a boot.
+    pub fn load_cipher(&mut self, agent: &mut Agent) {
+        if std::mem::replace(&mut self.has_cipher, true) {
+            return;
+        }
+        for module in luks::MODULES {
+            self.load_module(agent, module);
+        }
+        let (cipher, module) = luks::CIPHER;
+        let known = std::fs::read_to_string(agent.root.join("proc/crypto")).unwrap_or_default();
+        let has_cipher = known.lines().any(|line| {
+            line.split_once(':')
+                .is_some_and(|(key, value)| key.trim() == "name" && value.trim() == cipher)
+        });
+        if !has_cipher {
+            self.load_module(agent, module);
+        }
+    }
+}
+
 fn open_luks(
     agent: &mut Agent,
     boot: &mut BootDisk,
@@ -125,9 +146,7 @@ fn open_luks(
     role: Role,
 ) -> Result<PathBuf, Failure> {
     let name = role.name();
-    for module in luks::MODULES {
-        boot.load_module(agent, module);
-    }
+    boot.load_cipher(agent);
     let what = format!("the encrypted volume {name} on {}", node.display());
     let Some(trust) = &mut boot.trust else {
         let text = format!("{what} is sealed to a TPM2, and this machine shows none");

@@ -27,8 +27,9 @@ pub struct Decided {
     pub verified: VerifiedUsr,
 }
 
-/// Kernel modules of the way to `/usr`; what is built in or absent is no error here, the use of it tells.
-const MODULES: [&str; 3] = ["dm-mod", "dm-verity", "sha256"];
+/// Kernel modules of the way to `/usr`; what is built in or absent is no error here, the use of it tells. The fast hash
+/// comes first: a mapping keeps the one it began with.
+const MODULES: [&str; 3] = ["sha256", "dm-mod", "dm-verity"];
 
 impl BootDisk {
     /// Maps and mounts `/usr`.

@@ -176,8 +176,10 @@ impl Unlocked {
     }
 }
 
-/// Kernel modules of an encrypted volume; the fast ciphers come by themselves where the processor has them.
-pub const MODULES: [&str; 3] = ["dm-mod", "dm-crypt", "xts"];
+/// Kernel modules of an encrypted volume. The processor's own AES comes first: a mapping keeps the cipher it began with.
+pub const MODULES: [&str; 3] = ["aes", "dm-mod", "dm-crypt"];
+/// The cipher as `/proc/crypto` names it, and the module that makes it of a plain AES where no driver brings it whole.
+pub const CIPHER: (&str, &str) = ("xts(aes)", "xts");
 
 /// Makes a volume and maps it.
 ///
