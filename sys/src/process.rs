@@ -43,6 +43,26 @@ pub fn default_signals() -> io::Result<()> {
     }
 }
 
+/// Lets this thread and its later children run before everything of ordinary priority (`true`, sched(7): round robin at
+/// the lowest real-time priority), or takes that back.
+pub fn run_first(urgent: bool) -> io::Result<()> {
+    let (policy, priority) = if urgent {
+        (libc::SCHED_RR, 1)
+    } else {
+        (libc::SCHED_OTHER, 0)
+    };
+    let parameter = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: `parameter` lives through the call; 0 is the calling thread.
+    let answer = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// What the kernel gave this process and a successor is to get again: resource limits and umask.
 #[derive(Clone, Debug)]
 pub struct Inherited {

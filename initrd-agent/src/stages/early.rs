@@ -40,6 +40,10 @@ impl Early {
     /// API file systems that cannot be mounted, a contradictory command line, a broken policy.
     pub fn begin(agent: &mut Agent) -> Result<Self, Failure> {
         let inherited = Inherited::capture();
+        // The kernel tests its ciphers in threads that are still at it; on one processor that is most of a second of ours,
+        // and a nice value does not help: whoever runs keeps its slice when we wake (EEVDF, Linux 6.6). Everybody waits
+        // for the initrd, so it goes first. A refusal only makes it slower; the hand-over takes it back.
+        sys::process::run_first(true).ok();
         let mounted = mount_api(agent);
         agent.console = Console::open(&agent.root);
         agent.stage(Stage::Early, |agent| {

@@ -63,15 +63,20 @@ impl Measured {
             "initrd-agent: handover init={path} total_ms={}",
             agent.elapsed_ms()
         ));
-        switchroot::handover(root, &init, &[], &inherited).map_err(|source| {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+            let what = path.to_string();
             Failure::new(
                 Stage::Handover,
                 "handover-failed",
-                path.to_string(),
+                what,
                 Remedy::TryAgain,
                 source,
             )
-        })
+        };
+        // All that the real init starts would inherit the urgency.
+        sys::process::run_first(false).map_err(|error| failed(Box::new(error)))?;
+        switchroot::handover(root, &init, &[], &inherited)
+            .map_err(|source| failed(Box::new(source)))
     }
 }
 
