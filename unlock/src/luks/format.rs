@@ -77,6 +77,14 @@ impl SealedKey {
             sealed,
         })
     }
+
+    pub(super) fn volume_key(&self) -> &[u8] {
+        &self.volume_key
+    }
+
+    pub(super) fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
 }
 
 /// Formats the partition and enrols the key. The volume is not mapped.
@@ -85,6 +93,7 @@ impl SealedKey {
 /// [`LuksError`].
 pub fn format(request: &FormatRequest<'_>, key: SealedKey) -> Result<Unlocked, LuksError> {
     let path = request.device;
+    let srk = key.sealed.srk.clone();
     let device = write(
         request,
         &key.volume_key,
@@ -104,6 +113,7 @@ pub fn format(request: &FormatRequest<'_>, key: SealedKey) -> Result<Unlocked, L
         path: path.to_owned(),
         uuid,
         key: key.volume_key,
+        srk,
         discard: request.discard,
     })
 }

@@ -10,6 +10,7 @@
 mod format;
 pub mod header;
 pub mod metadata;
+pub mod provenance;
 mod read;
 pub mod token;
 
@@ -109,6 +110,8 @@ pub struct Unlocked {
     path: PathBuf,
     uuid: String,
     key: Zeroizing<Vec<u8>>,
+    /// `tpm2_srk` of the token.
+    srk: Vec<u8>,
     discard: bool,
 }
 

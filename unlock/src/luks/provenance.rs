@@ -156,8 +156,10 @@ impl Record {
 
     /// Judges a volume of the disk with this GUID. No TPM command.
     pub fn verify(&self, disk: &[u8; 16], claim: &Claim<'_>) -> Verdict {
-        let moved =
-            !claim.srk.is_empty() && storage_key_of(claim.srk) != self.storage_key.as_deref();
+        let moved = self
+            .storage_key
+            .as_deref()
+            .is_some_and(|key| !claim.srk.is_empty() && storage_key_of(claim.srk) != Some(key));
         let entries = match &self.entries {
             Ok(entries) => entries,
             Err(_) if moved => return Verdict::Unprovable(Unprovable::OtherTpm),

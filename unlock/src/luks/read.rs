@@ -87,6 +87,7 @@ pub fn read(
         path: path.to_owned(),
         uuid: header.uuid,
         key,
+        srk: judged.token.sealed.srk,
         discard,
     })
 }

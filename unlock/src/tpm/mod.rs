@@ -6,6 +6,7 @@
 
 mod error;
 pub mod policy;
+pub(crate) mod provenance;
 mod seal;
 mod signature;
 mod srk;

@@ -137,10 +137,22 @@ impl Tpm {
         self.still_unopened()?;
         let index = self.record_index(policy)?;
         let data = MaxNvBuffer::try_from(data.to_vec()).map_err(TpmError::command("NV_Write"))?;
-        let handle = self.record_place(&index)?;
-        let written = self.write_under_policy(handle, policy, signatures, &data);
-        self.close_record(handle)?;
-        written
+        for _ in 0..PCR_CHANGED_TRIES {
+            let session = self.policy_session()?;
+            // Nothing is touched before the policy is met.
+            let written = self
+                .satisfy_writer(session, &index, policy, signatures)
+                .and_then(|()| self.write_authorised(session, &index, &data));
+            let flushed = self.flush_session(session);
+            match written {
+                Err(TpmError::Command { source, .. })
+                    if kind(&source) == Some(Kind::PcrChanged) => {}
+                result => return result.and(flushed),
+            }
+        }
+        Err(TpmError::PcrsKeepChanging {
+            tries: PCR_CHANGED_TRIES,
+        })
     }
 
     /// The storage root key's name.
@@ -211,44 +223,24 @@ impl Tpm {
         })
     }
 
-    fn write_under_policy(
+    fn write_authorised(
         &mut self,
-        handle: NvIndexHandle,
-        policy: &PcrPolicy,
-        signatures: Option<&Signatures>,
+        session: AuthSession,
+        index: &Index,
         data: &MaxNvBuffer,
     ) -> Result<(), TpmError> {
-        for _ in 0..PCR_CHANGED_TRIES {
-            let session = self.policy_session()?;
-            let written = self
-                .satisfy_writer(session, policy, signatures)
-                .and_then(|()| {
-                    self.encrypted("NV_Write", Some(session), |ctx| {
-                        ctx.nv_write(NvAuth::NvIndex(handle), handle, data.clone(), 0)
-                    })
-                });
-            let flushed = self.flush_session(session);
-            match written {
-                Err(TpmError::Command { source, .. })
-                    if kind(&source) == Some(Kind::PcrChanged) => {}
-                Err(TpmError::Command { source, .. })
-                    if kind(&source) == Some(Kind::PolicyFail) =>
-                {
-                    return Err(TpmError::PolicyMismatch {
-                        reason: "the TPM refuses to write the record in this state".to_owned(),
-                    });
-                }
-                result => return result.and(flushed),
-            }
-        }
-        Err(TpmError::PcrsKeepChanging {
-            tries: PCR_CHANGED_TRIES,
-        })
+        let handle = self.record_place(index)?;
+        let written = self.encrypted("NV_Write", Some(session), |ctx| {
+            ctx.nv_write(NvAuth::NvIndex(handle), handle, data.clone(), 0)
+        });
+        self.close_record(handle)?;
+        written
     }
 
     fn satisfy_writer(
         &mut self,
         session: AuthSession,
+        index: &Index,
         policy: &PcrPolicy,
         signatures: Option<&Signatures>,
     ) -> Result<(), TpmError> {
@@ -262,7 +254,15 @@ impl Tpm {
         } else {
             self.policy_pcr(session, policy.literal)?;
         }
-        self.policy_pcr(session, Pcrs::one(UNOPENED))
+        self.policy_pcr(session, Pcrs::one(UNOPENED))?;
+        let digest = self.call("PolicyGetDigest", |ctx| ctx.policy_get_digest(session))?;
+        if digest.value() == index.policy {
+            Ok(())
+        } else {
+            Err(TpmError::PolicyMismatch {
+                reason: "in this state the record is not written".to_owned(),
+            })
+        }
     }
 
     /// Says so before the TPM does: its refusal names no PCR.
