@@ -67,6 +67,8 @@ pub enum Remedy {
     Reinstall,
     /// The TPM does not give the key out.
     RestoreTpm,
+    /// There is no TPM to seal to.
+    EnableTpm,
     /// Something transient.
     TryAgain,
 }
@@ -92,6 +94,9 @@ impl Remedy {
             }
             Self::RestoreTpm => {
                 "undo the change of firmware, TPM or boot loader and start again; the data on the disk is untouched"
+            }
+            Self::EnableTpm => {
+                "switch the TPM2 on in the firmware setup (it may be called PTT, fTPM or security device), then start again"
             }
             Self::TryAgain => "start again; if it happens twice tell the vendor the code below",
         }

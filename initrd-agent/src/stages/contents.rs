@@ -72,7 +72,7 @@ pub enum FirstContentsError {
 pub fn classify(error: &(dyn Error + 'static)) -> (&'static str, Remedy) {
     use FirstContentsError as E;
     match error.downcast_ref::<E>() {
-        Some(E::NoTpm) => ("tpm-missing", Remedy::RestoreTpm),
+        Some(E::NoTpm) => ("tpm-missing", Remedy::EnableTpm),
         Some(E::Unsupported(_)) => ("definition-unsupported", Remedy::FixImage),
         Some(E::Seal { .. }) => ("tpm-seal-failed", Remedy::RestoreTpm),
         Some(E::Format(FormatError::Missing { .. } | FormatError::Unsupported(_))) => {

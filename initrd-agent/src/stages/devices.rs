@@ -168,7 +168,7 @@ fn find(
     };
     let mut choice = match first {
         Ok(choice) => choice,
-        Err(error) => return Err(absent(error, &what, &known)),
+        Err(error) => return Err(absent(error, &known)),
     };
     if wanted.loader.is_none() {
         // A second disk with the same /usr may be a moment behind the first.
@@ -239,8 +239,8 @@ fn describe(wanted: &Wanted) -> String {
     }
 }
 
-fn absent(error: DevicesError, what: &str, known: &Known) -> Failure {
-    let mut text = format!("{what} is not there");
+fn absent(error: DevicesError, known: &Known) -> Failure {
+    let mut text = "the boot disk is not there".to_owned();
     for (_, seen) in known.values() {
         text.push_str(&format!("\nseen instead: {seen}"));
     }
@@ -254,18 +254,16 @@ fn absent(error: DevicesError, what: &str, known: &Known) -> Failure {
 }
 
 fn ambiguous(what: &str, all: &[usize], list: &[&(Disk, Seen)]) -> Failure {
-    let mut text = format!(
-        "{what}: {} disks claim to be it, and none is written to",
-        all.len()
-    );
+    let mut why = format!("{} disks claim to be {what}", all.len());
     for (_, seen) in all.iter().filter_map(|index| list.get(*index)) {
-        text.push_str(&format!("\n{seen}"));
+        why.push_str(&format!("\n{seen}"));
     }
-    Failure::plain(
+    Failure::new(
         Stage::Devices,
         "boot-disk-ambiguous",
-        text,
+        "the boot disk cannot be told from another; none is written to",
         Remedy::DetachDuplicate,
+        why,
     )
 }
 

@@ -163,7 +163,8 @@ fn plan(agent: &mut Agent, disk: &BlockDevice, definitions: &Definitions) -> Res
         )
     })?;
     let seed = seed(agent)?;
-    let policy = Policy::new(seed, random()?);
+    let mut policy = Policy::new(seed, random()?);
+    policy.fs_sector_size = snapshot.sector_size.into();
     repart::plan(&snapshot, definitions, &policy).map_err(|error| {
         let (code, remedy) = match &error {
             PlanError::Unfit(_) | PlanError::DiskTooSmall { .. } => {

@@ -154,7 +154,7 @@ fn open_luks(
             Stage::Unlock,
             "tpm-missing",
             text,
-            Remedy::RestoreTpm,
+            Remedy::EnableTpm,
         ));
     };
     let opened = agent.step(format!("open {name}"), |_| {
@@ -208,7 +208,12 @@ fn file_volumes(agent: &mut Agent, volumes: &[Volume]) {
             filesystem.clone_into(&mut entry.filesystem);
         }
         if encrypted && volume.role == Role::Root {
-            agent.report.tier = "tpm2";
+            let secure_boot = crate::efi::Variables::below(&agent.root).secure_boot();
+            agent.report.tier = if secure_boot {
+                "tpm2-secure-boot"
+            } else {
+                "tpm2"
+            };
         }
     }
 }
