@@ -192,11 +192,12 @@ fn verify(disk: &mut impl Uncached, target: &Target, phase: &[Range]) -> Result<
     disk.drop_cache()
         .map_err(|source| EraseError::Flush { number, source })?;
     let mut buffer = vec![0; usize::try_from(BLOCK).unwrap_or(1 << 16)];
+    let zeroes = buffer.clone();
     for (at, len) in blocks(target, phase) {
         let part = &mut buffer[..len];
         disk.read_at(at, part)
             .map_err(|source| EraseError::Read { number, source })?;
-        if part.iter().any(|byte| *byte != 0) {
+        if *part != zeroes[..len] {
             return Err(EraseError::Survived { number, offset: at });
         }
     }

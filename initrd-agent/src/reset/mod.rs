@@ -14,6 +14,7 @@ pub mod identity;
 pub mod luks;
 pub mod osrelease;
 pub mod request;
+pub mod run;
 pub mod variable;
 
 #[cfg(test)]
