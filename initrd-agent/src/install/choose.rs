@@ -52,7 +52,7 @@ pub(super) fn choose(
             Ok((plan, placement)) => {
                 let choice = Choice {
                     set: set.name.clone(),
-                    others: others(&snapshot, source),
+                    others: others(&snapshot, source, &placement),
                     plan,
                     placement,
                     refused,
@@ -78,7 +78,7 @@ fn try_set(
 ) -> Result<(Plan, Placement), Refusal> {
     let refuse = |why: Unfit| Refusal {
         set: set.name.clone(),
-        why,
+        why: Box::new(why),
     };
     let fitted = fit(set, snapshot, source)?;
     let mut policy = policy.clone();
@@ -129,12 +129,19 @@ fn all_there(source: &Source, plan: &Plan) -> Result<(), Unfit> {
     Ok(())
 }
 
-fn others(snapshot: &Snapshot, source: &Source) -> usize {
+/// Partitions that are neither ours nor a boot volume that needs nothing any more.
+fn others(snapshot: &Snapshot, source: &Source, placement: &Placement) -> usize {
     let TableState::Gpt(gpt) = &snapshot.table else {
         return 0;
     };
-    let ours = |uuid: Guid| source.parts.iter().any(|part| part.uuid == uuid);
-    gpt.table.used().filter(|entry| !ours(entry.guid)).count()
+    let parts = |uuid: Guid| source.parts.iter().any(|part| part.uuid == uuid);
+    let volumes = |number: u32| {
+        let mut all = placement.volumes.iter();
+        all.any(|volume| volume.number == number && volume.missing().next().is_none())
+    };
+    let all = gpt.table.used();
+    all.filter(|entry| !parts(entry.guid) && !volumes(entry.number))
+        .count()
 }
 
 /// A disk without a table may hold a file system all the same.

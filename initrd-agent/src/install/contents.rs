@@ -6,6 +6,7 @@ use repart::definition::{CopyBlocks, Format};
 use repart::{Contents, ContentsError, Disk, Plan, PlannedPartition};
 
 use super::fat::{self, FatError};
+use super::format;
 use super::place::{self, Placement, Volume};
 use super::progress::Progress;
 use super::source::{Part, Source};
@@ -205,7 +206,7 @@ impl Contents for Installer<'_> {
         if let (Some(volume), Some(Format::Vfat)) = (volume, format) {
             let bytes = partition.fs_uuid.bytes();
             let id = u32::from_be_bytes(std::array::from_fn(|at| bytes[at]));
-            fat::format(disk, partition.offset, partition.size, &partition.label, id)?;
+            format::format(disk, partition.offset, partition.size, &partition.label, id)?;
             self.fill(disk, volume)?;
         }
         Ok(())

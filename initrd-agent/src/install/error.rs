@@ -154,7 +154,7 @@ pub struct Refusal {
     /// Where the set comes from.
     pub set: String,
     /// With numbers.
-    pub why: Unfit,
+    pub why: Box<Unfit>,
 }
 
 /// What does not fit.
@@ -165,7 +165,8 @@ pub enum Unfit {
     Plan(#[from] PlanError),
     /// Boot files.
     #[error(
-        "partition {number} ({label}, {size} bytes) has {free} bytes free for boot files, {need} are needed for {files} files"
+        "partition {number}{} ({size} bytes) has {free} bytes free for boot files, {need} are needed for {files} files",
+        called(label)
     )]
     Files {
         /// Its number.
@@ -183,7 +184,8 @@ pub enum Unfit {
     },
     /// A definition asks for more than the partition has.
     #[error(
-        "partition {number} ({label}) has {size} bytes and {path} asks for {need}; an installer does not grow what others made"
+        "partition {number}{} has {size} bytes and {path} asks for {need}; an installer does not grow what others made",
+        called(label)
     )]
     Small {
         /// Its number.
@@ -198,7 +200,10 @@ pub enum Unfit {
         need: u64,
     },
     /// A volume that has to take files.
-    #[error("partition {number} ({label}, {size} bytes) has to take boot files")]
+    #[error(
+        "partition {number}{} ({size} bytes) has to take boot files",
+        called(label)
+    )]
     Volume {
         /// Its number.
         number: u32,
@@ -214,6 +219,15 @@ pub enum Unfit {
     Definitions(String),
 }
 
+/// Partitions need not have a label.
+fn called(label: &str) -> String {
+    if label.is_empty() {
+        String::new()
+    } else {
+        format!(" \"{label}\"")
+    }
+}
+
 fn listed(reasons: &[Refusal]) -> String {
     reasons
         .iter()
@@ -223,7 +237,7 @@ fn listed(reasons: &[Refusal]) -> String {
 
 fn chain(refusal: &Refusal) -> String {
     let mut text = refusal.to_string();
-    let mut cause = std::error::Error::source(&refusal.why);
+    let mut cause = std::error::Error::source(&*refusal.why);
     while let Some(error) = cause {
         text.push_str(&format!(": {error}"));
         cause = error.source();

@@ -12,7 +12,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use repart::Disk;
 
 /// Direct writes are gathered up to this much.
-const GATHER: usize = 1 << 20;
+pub(super) const GATHER: usize = 1 << 20;
 /// The largest FAT there can be is 1 GiB; those of boot partitions have a few MiB.
 const META_MAX: u64 = 256 << 20;
 
@@ -48,6 +48,37 @@ pub(super) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> FatError 
     move |source| FatError::Io { what, source }
 }
 
+/// How volumes are opened: with times that are valid, and the same on every run.
+pub(super) fn options() -> fatfs::FsOptions {
+    fatfs::FsOptions::new().time_provider(&Epoch)
+}
+
+/// The first moment FAT can name; without a clock `fatfs` writes a day and month of zero.
+#[derive(Debug)]
+struct Epoch;
+
+impl fatfs::TimeProvider for Epoch {
+    fn get_current_date(&self) -> fatfs::Date {
+        fatfs::Date {
+            year: 1980,
+            month: 1,
+            day: 1,
+        }
+    }
+
+    fn get_current_date_time(&self) -> fatfs::DateTime {
+        fatfs::DateTime {
+            date: self.get_current_date(),
+            time: fatfs::Time {
+                hour: 0,
+                min: 0,
+                sec: 0,
+                millis: 0,
+            },
+        }
+    }
+}
+
 /// Where things are in a volume; bytes from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
@@ -63,6 +94,8 @@ pub(super) struct Geometry {
     bits: u64,
     /// FAT32: the sector with the hints about free clusters.
     hints: u64,
+    /// FAT32: the cluster of the root directory.
+    root_cluster: u64,
 }
 
 impl Geometry {
@@ -105,23 +138,62 @@ impl Geometry {
             data: data * sector,
             bits,
             hints: if bits == 32 { word(48)? * sector } else { 0 },
+            root_cluster: if bits == 32 { long(44)? } else { 0 },
         })
     }
 
-    fn is_free(&self, meta: &[u8], cluster: u64) -> bool {
+    /// The table entry of a cluster.
+    fn entry(&self, meta: &[u8], cluster: u64) -> u32 {
         let bit = cluster * self.bits;
         let at = usize::try_from(self.tables + bit / 8).unwrap_or(usize::MAX);
         let bytes: [u8; 4] =
             std::array::from_fn(|i| meta.get(at.saturating_add(i)).copied().unwrap_or(0xff));
         let raw = u32::from_le_bytes(bytes);
-        let value = match self.bits {
+        match self.bits {
             12 if bit % 8 == 4 => raw >> 4 & 0xfff,
             12 => raw & 0xfff,
             16 => raw & 0xffff,
             _ => raw & 0x0fff_ffff,
-        };
-        value == 0
+        }
     }
+
+    /// A cluster that is the last of its file.
+    fn is_last(&self, meta: &[u8], cluster: u64) -> bool {
+        self.entry(meta, cluster) & 0xff8 == 0xff8
+    }
+}
+
+/// Bytes of a directory entry.
+const SLOT: usize = 32;
+
+/// The first four slots of a new directory as they should be; `None` if this is no such directory.
+fn mend(slots: &[u8; 4 * SLOT], cluster: u64, root: u64) -> Option<[u8; 4 * SLOT]> {
+    let slot = |at: usize| &slots[at * SLOT..(at + 1) * SLOT];
+    let number = |slot: &[u8]| {
+        let half = |at: usize| u64::from(u16::from_le_bytes([slot[at], slot[at + 1]]));
+        half(20) << 16 | half(26)
+    };
+    let long = |slot: &[u8]| slot[0] == 0x41 && slot[11] == 0x0f;
+    let short = |slot: &[u8], name: &[u8; 11]| slot[..11] == *name && slot[11] == 0x10;
+    let is_new = long(slot(0))
+        && short(slot(1), b".          ")
+        && number(slot(1)) == cluster
+        && long(slot(2))
+        && short(slot(3), b"..         ");
+    if !is_new {
+        return None;
+    }
+    let mut mended = [0; 4 * SLOT];
+    mended[..SLOT].copy_from_slice(slot(1));
+    mended[SLOT..2 * SLOT].copy_from_slice(slot(3));
+    if number(slot(3)) == root {
+        mended[SLOT + 20..SLOT + 22].fill(0);
+        mended[SLOT + 26..SLOT + 28].fill(0);
+    }
+    // Unused slots: a zero would end the directory here.
+    mended[2 * SLOT] = 0xe5;
+    mended[3 * SLOT] = 0xe5;
+    Some(mended)
 }
 
 enum Access<'a> {
@@ -194,7 +266,7 @@ impl<'a> Window<'a> {
             .read(start, &mut meta)
             .map_err(io("read the allocation table"))?;
         let free = (0..geometry.clusters + 2)
-            .map(|cluster| cluster >= 2 && geometry.is_free(&meta, cluster))
+            .map(|cluster| cluster >= 2 && geometry.entry(&meta, cluster) == 0)
             .collect();
         let mut window = Self {
             access,
@@ -238,6 +310,7 @@ impl<'a> Window<'a> {
     /// Makes everything durable, in the order that the module's invariant asks for.
     pub(super) fn commit(&mut self) -> io::Result<()> {
         self.spill()?;
+        self.mend_directories()?;
         self.access.disk()?.flush()?;
         let tables = self.geometry.tables;
         self.write_meta(tables..self.geometry.root)?;
@@ -251,6 +324,25 @@ impl<'a> Window<'a> {
             disk.flush()?;
         }
         self.write_meta(0..tables)
+    }
+
+    /// `fatfs` 0.3 gives `.` and `..` of a new directory long names too, and lets `..` below the root name the root's
+    /// cluster: neither is allowed. Such a directory is recognised by its `.` entry, which names its own cluster.
+    fn mend_directories(&mut self) -> io::Result<()> {
+        let geometry = self.geometry;
+        for cluster in 2..geometry.clusters + 2 {
+            let was_free = usize::try_from(cluster).is_ok_and(|at| self.free[at]);
+            if !was_free || !geometry.is_last(&self.meta, cluster) {
+                continue;
+            }
+            let at = self.start + geometry.data + (cluster - 2) * geometry.cluster;
+            let mut slots = [0; 4 * SLOT];
+            self.access.read(at, &mut slots)?;
+            if let Some(mended) = mend(&slots, cluster, geometry.root_cluster) {
+                self.access.disk()?.write_at(at, &mended)?;
+            }
+        }
+        Ok(())
     }
 
     fn write_meta(&mut self, range: std::ops::Range<u64>) -> io::Result<()> {
@@ -400,118 +492,11 @@ impl Seek for Window<'_> {
     }
 }
 
-fn seek(at: u64, len: u64, to: SeekFrom) -> io::Result<u64> {
+pub(super) fn seek(at: u64, len: u64, to: SeekFrom) -> io::Result<u64> {
     let new = match to {
         SeekFrom::Start(at) => Some(at),
         SeekFrom::Current(by) => at.checked_add_signed(by),
         SeekFrom::End(by) => len.checked_add_signed(by),
     };
     new.ok_or_else(|| io::ErrorKind::InvalidInput.into())
-}
-
-/// A range of a disk, as it is: for formatting what no table names yet.
-struct Raw<'a> {
-    disk: &'a mut dyn Disk,
-    start: u64,
-    len: u64,
-    at: u64,
-    gathered: (u64, Vec<u8>),
-}
-
-impl Raw<'_> {
-    fn spill(&mut self) -> io::Result<()> {
-        let (at, bytes) = std::mem::take(&mut self.gathered);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.disk.write_at(self.start + at, &bytes)
-    }
-}
-
-impl Read for Raw<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.spill()?;
-        let room = usize::try_from(self.len.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let len = room.min(buffer.len());
-        self.disk
-            .read_at(self.start + self.at, &mut buffer[..len])?;
-        self.at += u64::try_from(len).unwrap_or(0);
-        Ok(len)
-    }
-}
-
-impl Write for Raw<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = usize::try_from(self.len.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let len = room.min(bytes.len());
-        let end = self.gathered.0 + u64::try_from(self.gathered.1.len()).unwrap_or(0);
-        if end != self.at || self.gathered.1.len() >= GATHER {
-            self.spill()?;
-            self.gathered.0 = self.at;
-        }
-        self.gathered.1.extend_from_slice(&bytes[..len]);
-        self.at += u64::try_from(len).unwrap_or(0);
-        Ok(len)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.spill()
-    }
-}
-
-impl Seek for Raw<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.at = seek(self.at, self.len, to)?;
-        Ok(self.at)
-    }
-}
-
-/// Fewest clusters that make a volume FAT32.
-const FAT32_CLUSTERS: u64 = 65525;
-
-/// The cluster size for a new volume: 4 KiB, or what FAT32 still allows at this length.
-pub(super) fn cluster_size(len: u64, sector: u64) -> u64 {
-    let mut cluster = 4096.max(sector);
-    while cluster > sector && len / cluster < FAT32_CLUSTERS + FAT32_CLUSTERS / 32 {
-        cluster /= 2;
-    }
-    cluster
-}
-
-/// Makes an empty FAT32 volume in a range that nothing names yet.
-pub(super) fn format(
-    disk: &mut dyn Disk,
-    start: u64,
-    len: u64,
-    label: &str,
-    id: u32,
-) -> Result<(), FatError> {
-    let too_large = || FatError::NotFat("a new one cannot be that large");
-    let sector = u64::from(disk.sector_size());
-    let mut name = [b' '; 11];
-    for (to, from) in name.iter_mut().zip(label.bytes()) {
-        *to = if from.is_ascii_alphanumeric() {
-            from.to_ascii_uppercase()
-        } else {
-            b'_'
-        };
-    }
-    let cluster = cluster_size(len, sector);
-    let options = fatfs::FormatVolumeOptions::new()
-        .bytes_per_sector(u16::try_from(sector).map_err(|_| too_large())?)
-        .bytes_per_cluster(u32::try_from(cluster).map_err(|_| too_large())?)
-        .total_sectors(u32::try_from(len / sector).map_err(|_| too_large())?)
-        .fat_type(fatfs::FatType::Fat32)
-        .volume_label(name)
-        .volume_id(id);
-    let mut raw = Raw {
-        disk,
-        start,
-        len,
-        at: 0,
-        gathered: (0, Vec::new()),
-    };
-    fatfs::format_volume(&mut raw, options).map_err(io("make a FAT file system"))?;
-    raw.spill().map_err(io("write a FAT file system"))?;
-    disk.flush().map_err(io("write a FAT file system"))
 }

@@ -9,6 +9,7 @@ mod choose;
 mod contents;
 mod error;
 mod fat;
+mod format;
 mod host;
 mod place;
 mod progress;

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write};
 
-use fatfs::{FileSystem, FsOptions};
+use fatfs::FileSystem;
 use repart::{Designator, Disk, Plan, PlannedPartition};
 
 use super::error::Unfit;
-use super::fat::{FatError, Window, cluster_size, io};
+use super::fat::{FatError, Window, io, options};
+use super::format::cluster_size;
 use super::source::{BootFile, Source, read_all};
 use super::uki::{self, Kind};
 
@@ -197,7 +198,7 @@ impl<'a> Draft<'a> {
         if self.volume.created {
             return Ok(false);
         }
-        let system = FileSystem::new(self.window()?, FsOptions::new())
+        let system = FileSystem::new(self.window()?, options())
             .map_err(io("open the file system"))
             .map_err(self.refuse())?;
         let Ok(boot) = system.root_dir().open_dir("EFI/BOOT") else {
@@ -367,7 +368,7 @@ pub(super) fn put(
 ) -> Result<(), FatError> {
     let fail = || format!("write {}", put.path);
     let mut window = Window::write(disk, volume.offset, volume.size)?;
-    let system = FileSystem::new(&mut window, FsOptions::new()).map_err(io(fail()))?;
+    let system = FileSystem::new(&mut window, options()).map_err(io(fail()))?;
     {
         let root = system.root_dir();
         for (at, _) in put.path.match_indices('/') {

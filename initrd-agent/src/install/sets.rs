@@ -139,7 +139,7 @@ pub(super) fn fit(set: &Set, snapshot: &Snapshot, source: &Source) -> Result<Fit
     let sector = u64::from(snapshot.sector_size);
     fit_all(set, &entries, sector, source).map_err(|why| Refusal {
         set: set.name.clone(),
-        why,
+        why: Box::new(why),
     })
 }
 

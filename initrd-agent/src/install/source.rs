@@ -5,11 +5,11 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-use fatfs::{FileSystem, FsOptions};
+use fatfs::FileSystem;
 use repart::{Designator, Disk, Entry, Guid, PartitionType, TableState, observe};
 
 use super::error::InstallError;
-use super::fat::{FatError, Window, io};
+use super::fat::{FatError, Window, io, options};
 use super::uki::{self, Kind};
 
 /// The longest signature partition we read (the content of a larger one is padding).
@@ -131,7 +131,7 @@ pub(super) fn read_all(
     sink: &mut dyn FnMut(&[u8]) -> Result<(), FatError>,
 ) -> Result<(), FatError> {
     let fail = || format!("read {path}");
-    let volume = FileSystem::new(window, FsOptions::new()).map_err(io(fail()))?;
+    let volume = FileSystem::new(window, options()).map_err(io(fail()))?;
     let mut file = volume.root_dir().open_file(path).map_err(io(fail()))?;
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -292,7 +292,7 @@ fn part(entry: &Entry, sector: u64) -> Part {
 fn walk(disk: &dyn Disk, volume: (u64, u64)) -> Result<Vec<BootFile>, FatError> {
     let mut found = Vec::new();
     let window = Window::read(disk, volume.0, volume.1)?;
-    let system = FileSystem::new(window, FsOptions::new()).map_err(io("open the file system"))?;
+    let system = FileSystem::new(window, options()).map_err(io("open the file system"))?;
     let mut waiting = vec![(String::new(), 0)];
     while let Some((dir, depth)) = waiting.pop() {
         let root = system.root_dir();
