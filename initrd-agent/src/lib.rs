@@ -11,6 +11,7 @@ pub mod efi;
 pub mod failure;
 pub mod install;
 pub mod pack;
+pub mod repart_cli;
 pub mod report;
 pub mod reset;
 pub mod stages;

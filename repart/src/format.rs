@@ -172,6 +172,8 @@ pub struct MkfsRequest<'a> {
 /// What only some callers give a mkfs program.
 #[derive(Clone, Debug, Default)]
 pub struct Extra {
+    /// Joined to mke2fs's `-E`, of which only the last one counts.
+    pub extended: Option<String>,
     /// Options before the device.
     pub options: Vec<OsString>,
     /// Words after the device.
@@ -209,6 +211,13 @@ pub fn make_with(
         return Ok(());
     };
     let (mut arguments, mut environment) = arguments(request);
+    if let Some(extended) = &extra.extended
+        && let Some(at) = arguments.iter().position(|word| word == "-E")
+        && let Some(value) = arguments.get_mut(at + 1)
+    {
+        value.push(",");
+        value.push(extended);
+    }
     arguments.extend(extra.options.iter().cloned());
     arguments.push(request.device.into());
     arguments.extend(extra.trailing.iter().cloned());

@@ -39,7 +39,7 @@ fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
 
 /// Runs the binary on a fresh image; answers its rows.
 fn repart(work: &Path, image: &Path, extra: &[&str]) -> Vec<Value> {
-    let out = Command::new(env!("CARGO_BIN_EXE_repart"))
+    let out = Command::new(env!("CARGO_BIN_EXE_repart-core"))
         .args([
             "--dry-run=no",
             "--empty=create",
@@ -288,7 +288,7 @@ fn a_reset_that_does_not_fit_changes_nothing() {
     )
     .unwrap();
     for (rules, left) in [("own", 1), ("systemd", 0)] {
-        let out = Command::new(env!("CARGO_BIN_EXE_repart"))
+        let out = Command::new(env!("CARGO_BIN_EXE_repart-core"))
             .args([
                 "--dry-run=no",
                 "--factory-reset=yes",
@@ -345,7 +345,7 @@ fn options_we_do_not_have_are_named() {
         ("--make-ddi=sysext", "build step"),
         ("--frobnicate", "unknown option"),
     ] {
-        let (done, said) = tool(env!("CARGO_BIN_EXE_repart"), &[option, "/nonexistent"]);
+        let (done, said) = tool(env!("CARGO_BIN_EXE_repart-core"), &[option, "/nonexistent"]);
         assert!(
             !done && said.contains(reason) && said.lines().count() == 1,
             "{said}"
@@ -353,7 +353,7 @@ fn options_we_do_not_have_are_named() {
     }
     // A mere directory is no root: the disk it lies on is that of another system.
     let root = tempfile::tempdir().unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_repart"))
+    let out = Command::new(env!("CARGO_BIN_EXE_repart-core"))
         .arg(format!("--root={}", root.path().display()))
         .output()
         .unwrap();

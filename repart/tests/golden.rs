@@ -45,7 +45,7 @@ fn run(case: &Case, work: &Path) -> Got {
             "delete" => image::delete(&mut open(), step["part"].as_u64().unwrap(), case.sector()),
             "repart" => {
                 let arguments = case.arguments(step, &image);
-                let mut command = Command::new(env!("CARGO_BIN_EXE_repart"));
+                let mut command = Command::new(env!("CARGO_BIN_EXE_repart-core"));
                 command.args(["--pretty=no", "--json=pretty", "--offline=yes"]);
                 if !arguments.iter().any(|word| word.starts_with("--seed")) {
                     command.arg(format!("--seed={SEED}"));

@@ -11,7 +11,7 @@ use crate::{mkfs, setup, sysroot};
 const PROGRAMS: [(&str, &str, bool); 4] = [
     ("init", "initrd-agent", true),
     ("initrd-agent", "initrd-agent", true),
-    ("repart", "repart", true),
+    ("repart", "initrd-agent", true),
     // Comes with per-user roots.
     ("userroot", "switchroot", false),
 ];

@@ -35,6 +35,8 @@ pub struct EncryptRequest<'a> {
     pub definition: &'a Definition,
     /// From the command line.
     pub options: &'a KeyOptions,
+    /// Encryption sector size in bytes.
+    pub sector_size: u32,
     /// Whether the volume passes discards on.
     pub discard: bool,
     /// A directory for a header in the making.

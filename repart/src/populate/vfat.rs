@@ -1,5 +1,7 @@
 //! A tree into a vfat that mkfs.vfat has made; that program takes no files.
 
+mod fixup;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,11 +13,30 @@ use super::PopulateError;
 
 type Fat<'a> = fatfs::Dir<'a, File>;
 
-/// Copies directories and files; answers what vfat cannot hold and was left out.
+/// Copies directories and files of the tree, if there is one; answers what vfat cannot hold and was left out.
 ///
 /// # Errors
 /// A file that cannot be read, or does not fit.
-pub fn fill(tree: &Path, image: File) -> Result<Vec<String>, PopulateError> {
+pub fn fill(
+    tree: Option<&Path>,
+    image: &File,
+    epoch: Option<i64>,
+) -> Result<Vec<String>, PopulateError> {
+    let failed = |source| PopulateError {
+        what: "cannot finish the vfat for",
+        path: tree.unwrap_or(Path::new("no files")).to_owned(),
+        source,
+    };
+    let notes = match tree {
+        Some(tree) => copy_tree(tree, image.try_clone().map_err(failed)?)?,
+        None => Vec::new(),
+    };
+    let label_time = epoch.map(|at| date_time(u64::try_from(at).unwrap_or(0)));
+    fixup::fix(image, label_time).map_err(failed)?;
+    Ok(notes)
+}
+
+fn copy_tree(tree: &Path, image: File) -> Result<Vec<String>, PopulateError> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| PopulateError {
