@@ -2,8 +2,13 @@
 
 mod common;
 
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +16,8 @@ use common::{Signer, Swtpm, on_crypt_thread};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use unlock::luks::provenance::{
-    Claim, Foreign, MAX_VOLUMES, Others, Proof, ProvenanceError, Record, Unprovable, Verdict,
-    register,
+    Claim, Foreign, MAX_VOLUMES, NotOurs, Others, Proof, ProvenanceError, Record, Unprovable,
+    Verdict, register,
 };
 use unlock::luks::{FormatRequest, SealedKey, format, read};
 use unlock::tpm::policy::policy_pcr;
@@ -20,6 +25,8 @@ use unlock::tpm::{Bank, PcrPolicy, Pcrs, PublicKey, Signatures, Tcti, Tpm, TpmEr
 
 const DISK: [u8; 16] = [0xd1; 16];
 const ROOT: &str = "6f8b1c1e-0000-4000-8000-000000000001";
+/// The record's attributes and one more.
+const PLANTED: &str = "policywrite|authread|authwrite|no_da";
 const HOME: &str = "6f8b1c1e-0000-4000-8000-000000000002";
 
 /// A TPM that was booted with an image whose maker signs two phases, as ukify does.
@@ -74,6 +81,15 @@ impl Machine {
         Record::read(&mut self.swtpm.open(), &self.policy).expect("read")
     }
 
+    /// The TPM with somebody on the bus, who sees every command's code and answer.
+    fn through(&self, change: impl FnMut(u32, &mut [u8]) + Send + 'static) -> Tpm {
+        let Tcti::Swtpm { port } = self.swtpm.tcti() else {
+            panic!("a software TPM");
+        };
+        let port = interposer(port, change);
+        Tpm::open(&Tcti::Swtpm { port }).expect("open")
+    }
+
     /// Runs one of the attacker's tools against the TPM.
     fn tool(&self, program: &str, args: &[&str]) -> Result<String, String> {
         let Tcti::Swtpm { port } = self.swtpm.tcti() else {
@@ -92,6 +108,13 @@ impl Machine {
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
+    }
+
+    /// The same for a command line that must succeed.
+    fn step(&self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        self.tool(words[0], &words[1..])
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
     }
 
     /// Handle and policy of the one index there is.
@@ -178,7 +201,16 @@ fn what_was_registered_is_ours_after_a_reboot_and_a_volume_that_only_unlocks_is_
             foreign(record.verify(&DISK, &ours.claim("home"))),
             Foreign::Unknown
         );
+        assert_eq!(record.admit(&DISK, "root", &ours).ok(), Some(Proof::Image));
         let theirs = open(&theirs);
+        let refusal = record.admit(&DISK, "root", &theirs).expect_err("refused");
+        assert!(matches!(
+            refusal,
+            NotOurs::Foreign {
+                source: Foreign::Replaced,
+                ..
+            }
+        ));
         assert_eq!(
             foreign(record.verify(&DISK, &theirs.claim("root"))),
             Foreign::Replaced
@@ -418,7 +450,7 @@ fn whoever_owns_the_tpm_can_destroy_the_record_but_not_forge_it() {
     machine
         .tool("tpm2_nvundefine", &["-C", "o", &handle])
         .expect("delete");
-    define("policywrite|authread|authwrite|no_da");
+    define(PLANTED);
     let write = ["-C", &handle, "-i", &path("record"), &handle];
     machine.tool("tpm2_nvwrite", &write).expect("a planted one");
     assert_eq!(
@@ -479,6 +511,53 @@ fn the_record_has_room_for_so_many_and_same_places_are_reused() {
     assert_eq!(foreign(record.verify(&DISK, &all[3])), Foreign::Replaced);
 }
 
+#[test]
+fn asking_the_record_costs_two_commands_a_boot() {
+    let machine = Machine::new();
+    let (root, home) = (machine.key(), machine.key());
+    let claims = [root.claim("root", ROOT), home.claim("home", HOME)];
+    let count = Arc::new(AtomicU32::new(0));
+    let counter = Arc::clone(&count);
+    let mut tpm = machine.through(move |_, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let signatures = Some(&machine.signatures);
+    // What every boot does anyway: session, storage root key, the image's signature.
+    SealedKey::new(&mut tpm, &machine.policy, signatures).expect("seal");
+    let spent = || count.swap(0, Ordering::Relaxed);
+    spent();
+
+    let register = |tpm: &mut Tpm| {
+        register(
+            tpm,
+            &machine.policy,
+            signatures,
+            &DISK,
+            Others::Keep,
+            &claims,
+        )
+        .expect("register")
+    };
+    let started = Instant::now();
+    register(&mut tpm);
+    let first = spent();
+    println!(
+        "first registration: {first} commands, {:?}",
+        started.elapsed()
+    );
+    assert!(first <= 14, "{first} commands");
+    register(&mut tpm);
+    assert_eq!(spent(), 2, "what is written already is not written again");
+
+    let started = Instant::now();
+    let record = Record::read(&mut tpm, &machine.policy).expect("read");
+    for claim in &claims {
+        assert_eq!(record.verify(&DISK, claim), Verdict::Ours(Proof::Image));
+    }
+    println!("reading: {:?}", started.elapsed());
+    assert_eq!(spent(), 2);
+}
+
 /// The booted system's root has a signature for his phase and the owner's authorisation. He is one PCR short.
 #[test]
 fn root_of_the_booted_system_cannot_register() {
@@ -530,10 +609,7 @@ fn write_as_root(machine: &Machine, signer: &Signer, handle: &str) -> Result<Str
         format!("tpm2_policyauthorize -S {d}/session -i {d}/approved -n {d}/name -t {d}/ticket"),
         format!("tpm2_policypcr -S {d}/session -l sha256:15"),
     ] {
-        let words: Vec<&str> = step.split(' ').collect();
-        machine
-            .tool(words[0], &words[1..])
-            .unwrap_or_else(|error| panic!("{step}: {error}"));
+        machine.step(&step);
     }
     let auth = format!("session:{d}/session");
     let write = ["-C", handle, "-P", &auth, "-i", &path("data"), handle];
@@ -542,4 +618,133 @@ fn write_as_root(machine: &Machine, signer: &Signer, handle: &str) -> Result<Str
         .tool("tpm2_flushcontext", &[&path("session")])
         .expect("flush");
     result
+}
+
+const NV_READ: u32 = 0x14e;
+const NV_READ_PUBLIC: u32 = 0x169;
+
+#[test]
+fn an_answer_changed_on_the_bus_is_no_verdict() {
+    let machine = Machine::new();
+    let key = machine.key();
+    let record = machine
+        .register(Others::Keep, &[key.claim("root", ROOT)])
+        .expect("register");
+    let through =
+        |change: fn(u32, &mut [u8])| Record::read(&mut machine.through(change), &machine.policy);
+    assert_eq!(through(|_, _| ()).expect("left alone"), record);
+    // Handle size, parameter size and length come before the data.
+    let changed = through(|code, answer| {
+        if code == NV_READ {
+            answer[16 + 8] ^= 1;
+        }
+    });
+    assert!(read_failed(&changed), "{changed:?}");
+}
+
+#[test]
+fn a_planted_record_does_not_pass_with_the_genuine_ones_public_area() {
+    let machine = Machine::new();
+    let key = machine.key();
+    let claim = key.claim("root", ROOT);
+    let genuine = machine.register(Others::Keep, &[claim]).expect("register");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let recorder = Arc::clone(&seen);
+    let mut tpm = machine.through(move |code, answer| {
+        if code == NV_READ_PUBLIC {
+            *recorder.lock().expect("lock") = answer.to_vec();
+        }
+    });
+    let record = Record::read(&mut tpm, &machine.policy).expect("read");
+    assert_eq!(record, genuine);
+    drop(tpm);
+
+    let dir = TempDir::new().expect("directory");
+    let (policy, data) = (dir.path().join("policy"), dir.path().join("data"));
+    let (handle, digest) = machine.index();
+    std::fs::write(&policy, digest).expect("write");
+    std::fs::write(&data, [0x66; 480]).expect("write");
+    let (policy, data) = (policy.display(), data.display());
+    for step in [
+        format!("tpm2_nvundefine -C o {handle}"),
+        format!("tpm2_nvdefine -C o -s 480 -a {PLANTED} -L {policy} {handle}"),
+        format!("tpm2_nvwrite -C {handle} -i {data} {handle}"),
+    ] {
+        machine.step(&step);
+    }
+    let public = seen.lock().expect("lock").clone();
+    assert_eq!(
+        public.get(..2),
+        Some(&[0x80, 0x01][..]),
+        "an answer was seen"
+    );
+    let mut tpm = machine.through(move |code, answer| {
+        if code == NV_READ_PUBLIC {
+            answer.copy_from_slice(&public);
+        }
+    });
+    let read = Record::read(&mut tpm, &machine.policy);
+    assert!(read_failed(&read), "{read:?}");
+}
+
+fn read_failed(read: &Result<Record, ProvenanceError>) -> bool {
+    matches!(
+        read,
+        Err(ProvenanceError::Read(TpmError::Command {
+            command: "NV_Read",
+            ..
+        }))
+    )
+}
+
+/// A TPM between the software TPM and the test: forwards, and lets `change` at the answers of each command code.
+fn interposer(tpm: u16, mut change: impl FnMut(u32, &mut [u8]) + Send + 'static) -> u16 {
+    let (command, control) = loop {
+        let command = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let next = command.local_addr().expect("address").port() + 1;
+        if let Ok(control) = TcpListener::bind(("127.0.0.1", next)) {
+            break (command, control);
+        }
+    };
+    let port = command.local_addr().expect("address").port();
+    // The threads end with the connections, or with the program.
+    std::thread::spawn(move || -> io::Result<()> {
+        loop {
+            let (here, _) = control.accept()?;
+            let there = TcpStream::connect(("127.0.0.1", tpm + 1))?;
+            let (mut from, mut to) = (there.try_clone()?, here.try_clone()?);
+            std::thread::spawn(move || io::copy(&mut from, &mut to));
+            let (mut from, mut to) = (here, there);
+            std::thread::spawn(move || -> io::Result<()> {
+                io::copy(&mut from, &mut to)?;
+                to.shutdown(std::net::Shutdown::Write)
+            });
+        }
+    });
+    std::thread::spawn(move || -> io::Result<()> {
+        loop {
+            let (mut here, _) = command.accept()?;
+            let mut there = TcpStream::connect(("127.0.0.1", tpm))?;
+            // A connection may be for one command or for many.
+            while let Ok(request) = packet(&mut here) {
+                let code = u32::from_be_bytes([request[6], request[7], request[8], request[9]]);
+                there.write_all(&request)?;
+                let mut answer = packet(&mut there)?;
+                change(code, &mut answer);
+                here.write_all(&answer)?;
+            }
+        }
+    });
+    port
+}
+
+/// A command or an answer: tag, size of the whole, code, and the rest.
+fn packet(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut head = [0; 10];
+    stream.read_exact(&mut head)?;
+    let size = u32::from_be_bytes([head[2], head[3], head[4], head[5]]);
+    let rest = usize::try_from(size).expect("size") - head.len();
+    let mut bytes = vec![0; rest];
+    stream.read_exact(&mut bytes)?;
+    Ok([head.to_vec(), bytes].concat())
 }

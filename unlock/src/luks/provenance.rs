@@ -6,6 +6,8 @@
 //! [`Verdict::Foreign`] or [`Verdict::Unprovable`] into [`Verdict::Ours`]; only [`register`] can, and the TPM lets only
 //! the initrd of a genuine image do that, before any volume is opened. The argument is in PROVENANCE.md.
 
+use std::path::PathBuf;
+
 use hmac::{Hmac, Mac as _};
 use sha2::{Digest as _, Sha256};
 
@@ -104,6 +106,31 @@ pub enum Verdict {
     Unprovable(Unprovable),
 }
 
+/// A volume that unlocks and is not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum NotOurs {
+    /// Proven.
+    #[error("{device} unlocks, but it is not the {role} volume of this machine")]
+    Foreign {
+        /// The partition.
+        device: PathBuf,
+        /// The name of the mapping it was to have.
+        role: String,
+        /// How it is known.
+        source: Foreign,
+    },
+    /// Nothing to prove it by.
+    #[error("{device} unlocks, but nothing proves that it is the {role} volume of this machine")]
+    Unprovable {
+        /// The partition.
+        device: PathBuf,
+        /// The name of the mapping it was to have.
+        role: String,
+        /// What is missing.
+        source: Unprovable,
+    },
+}
+
 /// What becomes of the other volumes of the same disk when new ones are registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {
@@ -152,6 +179,27 @@ impl Record {
             proof,
             storage_key: tpm.storage_key().map_err(ProvenanceError::Read)?,
         })
+    }
+
+    /// [`Self::verify`] as a step between unlocking and [`Unlocked::activate`].
+    ///
+    /// # Errors
+    /// [`NotOurs`]; nothing was mapped or measured then.
+    pub fn admit(&self, disk: &[u8; 16], role: &str, volume: &Unlocked) -> Result<Proof, NotOurs> {
+        let (device, name) = (volume.path.clone(), role.to_owned());
+        match self.verify(disk, &volume.claim(role)) {
+            Verdict::Ours(proof) => Ok(proof),
+            Verdict::Foreign(source) => Err(NotOurs::Foreign {
+                device,
+                role: name,
+                source,
+            }),
+            Verdict::Unprovable(source) => Err(NotOurs::Unprovable {
+                device,
+                role: name,
+                source,
+            }),
+        }
     }
 
     /// Judges a volume of the disk with this GUID. No TPM command.
