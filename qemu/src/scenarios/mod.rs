@@ -10,6 +10,7 @@ mod flipped_byte_early;
 mod flipped_byte_late;
 mod generic_ahci;
 mod generic_nvme;
+mod installed;
 mod missing_mkfs;
 mod no_boot_disk;
 mod no_table;
@@ -33,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     generic_nvme::SCENARIO,
     generic_ahci::SCENARIO,
     first_boot::SCENARIO,
+    installed::SCENARIO,
     torn_table::SCENARIO,
     missing_mkfs::SCENARIO,
     wrong_usrhash::SCENARIO,
