@@ -133,9 +133,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("defer-partitions-factory-reset", "not supported"),
 ];
 
-/// Reads the process's arguments.
-pub(super) fn parse() -> Result<Command, lexopt::Error> {
-    parse_from(lexopt::Parser::from_env())
+/// Reads the words of a command line; the first is the program's name.
+pub(super) fn parse(words: Vec<OsString>) -> Result<Command, lexopt::Error> {
+    parse_from(lexopt::Parser::from_iter(words))
 }
 
 fn parse_from(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {

@@ -13,6 +13,7 @@ mod pretty;
 mod run;
 mod temporary;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -22,19 +23,26 @@ pub use encryption::{EncryptRequest, Encryption, KeyOptions};
 /// Does what the process's arguments say. Without `encryption` a definition with `Encrypt=` is refused.
 #[must_use]
 pub fn main(encryption: Option<&mut dyn Encryption>) -> ExitCode {
-    let done = args::parse()
+    ExitCode::from(run(std::env::args_os(), encryption))
+}
+
+/// [`main`] with the given words, the first of which is the program's name; the exit code.
+#[must_use]
+pub fn run(
+    words: impl IntoIterator<Item = OsString>,
+    encryption: Option<&mut dyn Encryption>,
+) -> u8 {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let done = args::parse(words)
         .map_err(run::Failure::usage)
         .and_then(|command| match command {
             Command::Print(text) => print(&text).map(|()| 0),
             Command::Run(options) => run::run(&options, encryption),
         });
-    match done {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            report(&failure);
-            ExitCode::from(failure.code)
-        }
-    }
+    done.unwrap_or_else(|failure| {
+        report(&failure);
+        failure.code
+    })
 }
 
 /// One line, the chain of causes joined.
