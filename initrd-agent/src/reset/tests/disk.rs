@@ -21,6 +21,8 @@ pub enum Event {
 #[derive(Clone, Default)]
 pub struct MemoryDisk {
     pub size: u64,
+    /// It refuses discards: nothing may depend on them.
+    pub no_discard: bool,
     blocks: BTreeMap<u64, Vec<u8>>,
     pub events: Vec<Event>,
 }
@@ -133,6 +135,9 @@ impl Disk for MemoryDisk {
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        if self.no_discard {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         self.scramble(offset, len);
         self.events.push(Event::Discard(offset, len));
         Ok(())

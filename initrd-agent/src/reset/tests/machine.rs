@@ -71,6 +71,7 @@ fn places(partition: usize) -> [u64; 3] {
 
 fn old(variables: &[(&'static str, String)], stuck: bool) -> Machine {
     let mut disk = MemoryDisk::new(SIZE);
+    disk.no_discard = stuck;
     disk.store(0, &protective_mbr(SIZE));
     write_table(&mut disk, Copy::Primary, &table(SIZE, &LAYOUT)).unwrap();
     for partition in 0..LAYOUT.len() {
