@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::options::Options;
 use crate::run::{cargo, loud};
-use crate::{dist, mkfs, scenarios, setup, sysroot};
+use crate::{dist, mkfs, peer, scenarios, setup, sysroot};
 
 /// What passed and what did not.
 #[derive(Debug, Default)]
@@ -110,6 +110,15 @@ pub fn test(workspace: &Path, options: &Options) -> Result<bool, String> {
         dist = Some(dist::build(workspace, options.quick)?);
         Ok(())
     });
+    if let (Some(dist), true) = (&dist, options.only.is_empty()) {
+        count.check("the peer's own suite", || {
+            if peer::suites(workspace, dist)? {
+                Ok(())
+            } else {
+                Err("not every case ended as repart/tests/peer says".to_owned())
+            }
+        });
+    }
     match dist {
         Some(_) if options.no_vm => eprintln!("\nskipped: virtual machine scenarios (--no-vm)"),
         Some(dist) => machines(workspace, &dist, options, &mut count),

@@ -55,7 +55,7 @@ fn fetch(source: &Source, kept: &Path, scratch: &Path) -> Result<(), String> {
         tarball,
         sha256,
     } = *source;
-    let apt = Apt::new(scratch)?;
+    let apt = Apt::new(scratch, "deb-src", SUITE)?;
     quiet(apt.command().arg("update"))?;
     quiet(
         apt.command()
@@ -76,19 +76,24 @@ fn fetch(source: &Source, kept: &Path, scratch: &Path) -> Result<(), String> {
 }
 
 /// An apt with its own lists, cache and one source; proxies and credentials stay the machine's.
-struct Apt {
-    dir: PathBuf,
+pub struct Apt {
+    /// Where it lives and downloads to.
+    pub dir: PathBuf,
 }
 
 impl Apt {
-    fn new(dir: &Path) -> Result<Self, String> {
+    /// Packages (`deb`) or sources (`deb-src`) of a suite.
+    ///
+    /// # Errors
+    /// The machine has no Debian mirror, or `dir` cannot be written.
+    pub fn new(dir: &Path, kind: &str, suite: &str) -> Result<Self, String> {
         let mirror = fixtures::apt::mirror().map_err(|error| chain(&error))?;
         for sub in ["lists/partial", "cache/archives/partial"] {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).map_err(at("create", &sub))?;
         }
         let list = dir.join("sources.list");
-        let line = format!("deb-src [signed-by={KEYRING}] {mirror} {SUITE} main\n");
+        let line = format!("{kind} [signed-by={KEYRING}] {mirror} {suite} main\n");
         fs::write(&list, line).map_err(at("write", &list))?;
         // Else apt looks for the source of the version that happens to be installed here.
         let status = dir.join("status");
@@ -98,7 +103,8 @@ impl Apt {
         })
     }
 
-    fn command(&self) -> Command {
+    /// apt-get with all that set, in its directory.
+    pub fn command(&self) -> Command {
         let dir = self.dir.display();
         // The directories are the user's, not the _apt user's.
         let user = if setup::is_root().unwrap_or(false) {
@@ -118,6 +124,7 @@ impl Apt {
             format!("Dir::State::status={dir}/status"),
             format!("Dir::Cache={dir}/cache"),
             "Acquire::Languages=none".to_owned(),
+            "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".to_owned(),
             format!("APT::Sandbox::User={user}"),
         ] {
             command.args(["-o", &option]);

@@ -2,6 +2,7 @@
 //! with a line for the person or with the reason why not.
 
 mod bench;
+mod bench_repart;
 mod boot;
 mod check;
 mod debian;
@@ -9,6 +10,7 @@ mod dist;
 mod image;
 mod mkfs;
 mod options;
+mod peer;
 mod run;
 mod scenarios;
 mod setup;
@@ -61,7 +63,9 @@ fn work(options: &Options) -> Result<bool, String> {
         Task::Boot => boot::boot(&workspace, options),
         Task::Test => check::test(&workspace, options),
         Task::Lint => check::lint(&workspace),
+        Task::Bench if options.only == "repart" => bench_repart::bench(&workspace, options),
         Task::Bench => bench::bench(&workspace, options),
+        Task::PeerSuite => peer::task(&workspace, options),
     }
 }
 

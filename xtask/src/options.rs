@@ -15,6 +15,10 @@ Usage: cargo xtask TASK [OPTION]...
   sysroot   the static C libraries only
   mkfs      the static mkfs programs only
   bench     figures of README: boot times under -icount, initrd sizes, memory
+  bench repart
+            planning alone, and one job side by side with systemd-repart
+  peer-suite
+            systemd's own test of systemd-repart against our binary
 
   --quick           programs built without LTO, initrd compressed less: for work on scenarios
   --generic         Debian's kernel for real machines, in place of the one for virtual ones (boot, image)
@@ -50,6 +54,8 @@ pub enum Task {
     Lint,
     /// Measurements.
     Bench,
+    /// systemd's test of systemd-repart.
+    PeerSuite,
 }
 
 /// The whole request.
@@ -96,6 +102,7 @@ pub fn parse(args: &[String]) -> Result<Options, String> {
         Some("test") => Task::Test,
         Some("lint") => Task::Lint,
         Some("bench") => Task::Bench,
+        Some("peer-suite") => Task::PeerSuite,
         Some(other) => return Err(format!("no task `{other}`")),
     };
     let mut options = Options {
@@ -125,6 +132,7 @@ pub fn parse(args: &[String]) -> Result<Options, String> {
             "--cmdline" => {
                 options.cmdline = words.next().ok_or("`--cmdline` needs a text")?.to_owned();
             }
+            "repart" if task == Task::Bench => options.only = word.to_owned(),
             other => return Err(format!("no option `{other}`")),
         }
     }

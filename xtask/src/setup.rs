@@ -1,7 +1,7 @@
 //! Debian packages that the tasks need. Owns: the whole list, and the only place that changes the machine.
 
 use crate::run::{at, loud, program, quiet, step};
-use crate::{mkfs, sysroot};
+use crate::{mkfs, peer, sysroot};
 
 /// What xtask itself and the tests of the crates call; a fresh machine has few of them.
 const PACKAGES: &[&str] = &[
@@ -57,6 +57,7 @@ fn wanted() -> Vec<&'static str> {
         PACKAGES,
         sysroot::PACKAGES,
         mkfs::PACKAGES,
+        peer::PACKAGES,
         fixtures::PACKAGES,
         qemu::PACKAGES,
     ];
