@@ -149,7 +149,7 @@ fn hand_on_signatures(agent: &Agent) -> Result<Option<SignedPolicy>, Failure> {
         let source = agent.root.join(source);
         let text = match std::fs::read_to_string(&source) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(unreadable(&source, error)),
         };
         let directory = agent.root.join("run/systemd");
@@ -159,12 +159,20 @@ fn hand_on_signatures(agent: &Agent) -> Result<Option<SignedPolicy>, Failure> {
             .map_err(|error| unreadable(&target, error))?;
         texts.push(text);
     }
-    let public_key = texts.pop().unwrap_or_default();
-    let signatures = texts.pop().unwrap_or_default();
-    Ok(Some(SignedPolicy {
-        signatures,
-        public_key,
-    }))
+    match <[String; 2]>::try_from(texts) {
+        Ok([signatures, public_key]) => Ok(Some(SignedPolicy {
+            signatures,
+            public_key,
+        })),
+        Err(texts) if texts.is_empty() => Ok(None),
+        // The signature section is not measured: whoever removes it must not get the weaker policy for it.
+        Err(_) => Err(Failure::plain(
+            Stage::Early,
+            "pcr-signature-missing",
+            "the UKI carries a PCR signature or its public key, but not both (.pcrsig, .pcrpkey)",
+            Remedy::FixImage,
+        )),
+    }
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Failure {
@@ -175,4 +183,29 @@ fn unreadable(path: &Path, error: std::io::Error) -> Failure {
         Remedy::FixImage,
         error,
     )
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_without_its_signatures_is_no_image_without_a_policy() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = Agent::new(dir.path().to_owned());
+        assert!(hand_on_signatures(&agent).unwrap().is_none());
+        std::fs::create_dir(dir.path().join(".extra")).unwrap();
+        let put = |name: &str| std::fs::write(dir.path().join(".extra").join(name), name).unwrap();
+        put("tpm2-pcr-public-key.pem");
+        let failure = hand_on_signatures(&agent).unwrap_err();
+        assert_eq!(failure.code, "pcr-signature-missing");
+        put("tpm2-pcr-signature.json");
+        let policy = hand_on_signatures(&agent).unwrap().unwrap();
+        assert_eq!(policy.signatures, "tpm2-pcr-signature.json");
+        assert_eq!(policy.public_key, "tpm2-pcr-public-key.pem");
+        for (_, name) in HANDED_ON {
+            assert!(dir.path().join("run/systemd").join(name).exists());
+        }
+    }
 }
