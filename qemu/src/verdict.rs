@@ -208,6 +208,7 @@ impl Debian {
                 &[&format!("dev-mapper-{name}.device=active")],
             )?;
         }
+        self.lists("scheduler", &["policy", "SCHED_OTHER"])?;
         self.lists("luks", &["systemd-tpm2"])?;
         self.lists("luks", &["tpm2-pubkey-pcrs: 11"])
     }
