@@ -247,6 +247,8 @@ pub struct Content {
     pub mount_points: Vec<String>,
     pub verity: Verity,
     pub verity_match_key: Option<String>,
+    /// Keys that were set and that nothing here reads: they serve options for building images.
+    pub without_effect: Vec<String>,
     /// Keys that only make sense when an image is built; named when a new partition would need them.
     pub build_only: Vec<String>,
 }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -214,6 +214,13 @@ impl DirectContents<'_> {
             }
             (Some(tree), Format::Ext4) => {
                 extra.extended = Some(root_owner(tree)?);
+
+                if tree.metadata()?.permissions().mode() & 0o7777 != 0o755 {
+                    self.note(
+                        definition,
+                        "mkfs.ext4 gives / the mode 0755, not that of the source",
+                    );
+                }
                 taken = Some(tree.as_path());
             }
             _ => {}

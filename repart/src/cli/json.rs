@@ -40,6 +40,22 @@ pub(super) fn label(partition: &PlannedPartition) -> String {
         .unwrap_or_else(|| "-".to_owned())
 }
 
+/// systemd-repart adds texts for people to the numbers when it is to say more.
+fn is_debug() -> bool {
+    std::env::var("SYSTEMD_LOG_LEVEL").is_ok_and(|level| matches!(level.as_str(), "debug" | "7"))
+}
+
+/// The locale's character set, by the variables' order of POSIX.
+fn is_utf8() -> bool {
+    let set = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    set.is_some_and(|value| {
+        let value = value.to_ascii_lowercase();
+        value.ends_with("utf-8") || value.ends_with("utf8")
+    })
+}
+
 /// One array, ended by a newline.
 pub(super) fn render(plan: &Plan, device: &Path, pretty: bool) -> String {
     let drop_ins = plan
@@ -79,6 +95,14 @@ fn object(row: &PlannedPartition, device: &Path, drop_ins: bool, pretty: bool) -
         ("raw_padding", row.padding.to_string()),
         ("activity", quote(activity(row))),
     ];
+    if is_debug() {
+        let created = row.activity == Activity::Created;
+        let arrow = if is_utf8() { "→" } else { "->" };
+        let text = |old, new| quote(&super::pretty::change(created, old, new).replace('→', arrow));
+        // Behind what they are made of, the later place first.
+        fields.insert(11, ("padding", text(row.old_padding, row.padding)));
+        fields.insert(9, ("size", text(row.old_size, row.size)));
+    }
     if drop_ins {
         let list = row
             .definition()

@@ -121,7 +121,8 @@ fn row(partition: &PlannedPartition) -> [Cell; 8] {
     ]
 }
 
-fn change(created: bool, old: u64, new: u64) -> String {
+/// A size that changes, or that is new.
+pub(super) fn change(created: bool, old: u64, new: u64) -> String {
     if created {
         format!("→ {}", human(new))
     } else if old == new {
@@ -186,7 +187,7 @@ fn columns(text: &str) -> usize {
 }
 
 /// Bytes with a unit and, below ten of the next digit, one decimal, cut off: `300M`, `648.9M`.
-fn human(bytes: u64) -> String {
+pub(super) fn human(bytes: u64) -> String {
     const UNITS: [(u64, &str); 6] = [
         (1 << 60, "E"),
         (1 << 50, "P"),

@@ -16,6 +16,7 @@ use super::args::{Json, Options, Seed, Size};
 use super::contents::DirectContents;
 use super::encryption::Encryption;
 use super::host::Sources;
+use super::temporary::Temporary;
 use super::{backing, host, json, kernel, pretty};
 use crate::populate;
 use crate::types::Designator;
@@ -119,6 +120,9 @@ pub(super) fn run(
     };
     let blocks = host::open_sources(&mut definitions, &sources).map_err(Failure::new)?;
     let policy = policy(options, roots.path())?;
+    if device == Path::new("-") {
+        return say_minimal_size(&definitions, &policy);
+    }
     let mut disk = open(options, &device, &definitions, &policy)?;
     let policy = Policy {
         fs_sector_size: fs_sector_size(options, &disk),
@@ -132,6 +136,25 @@ pub(super) fn run(
         return Ok(changed);
     };
     show(options, &plan, &device)?;
+    Ok(0)
+}
+
+/// `-` instead of a device: how large an image has to be.
+fn say_minimal_size(definitions: &Definitions, policy: &Policy) -> Result<u8, Failure> {
+    let place = Temporary::new().map_err(Failure::new)?;
+    let (file, path) = place.file("empty", 1 << 20).map_err(Failure::new)?;
+    let disk = BlockDevice::from_file(file, &path, Some(512)).map_err(Failure::new)?;
+    let snapshot = observe(&disk).map_err(Failure::new)?;
+    let policy = Policy {
+        empty: EmptyMode::Create,
+        ..policy.clone()
+    };
+    let bytes = minimal_size(&snapshot, definitions, &policy).map_err(Failure::plan)?;
+    // The words are systemd-repart's, which scripts look for.
+    super::say(&format!(
+        "Automatically determined minimal disk image size as {}.",
+        pretty::human(bytes.next_multiple_of(4096))
+    ));
     Ok(0)
 }
 
@@ -223,6 +246,14 @@ fn load_definitions(options: &Options, root: Option<&Path>) -> Result<Definition
     let definitions = Definitions::load(&DirFiles, &dirs, &context).map_err(Failure::new)?;
     for warning in &definitions.warnings {
         super::say(&format!("repart: {warning}"));
+    }
+    for definition in &definitions.list {
+        for key in &definition.content.without_effect {
+            super::say(&format!(
+                "repart: {}: {key}= has no effect: it is for building images",
+                definition.path.display()
+            ));
+        }
     }
     Ok(definitions)
 }

@@ -311,7 +311,7 @@ fn assign_content(
             c.mount_points.push(path.to_owned());
         }
         // Only read by --split= and --generate-crypttab=, which are not ours.
-        "SplitName" | "EncryptedVolume" => {}
+        "SplitName" | "EncryptedVolume" => c.without_effect.push(key.to_owned()),
         _ => return Ok(false),
     }
     Ok(true)

@@ -236,7 +236,7 @@ impl<'a> Copier<'a> {
                 replace(to, name)?;
                 symlinkat(target, to, name)?;
                 self.own(to, name, stat)?;
-                utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+                utimensat(to, name, &self.times(stat), AtFlags::SYMLINK_NOFOLLOW)
             }
             kind => {
                 replace(to, name)?;
@@ -255,7 +255,7 @@ impl<'a> Copier<'a> {
                     Mode::from_raw_mode(stat.st_mode),
                     AtFlags::empty(),
                 )?;
-                utimensat(to, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+                utimensat(to, name, &self.times(stat), AtFlags::SYMLINK_NOFOLLOW)
             }
         }
     }
@@ -283,7 +283,7 @@ impl<'a> Copier<'a> {
         self.own(to, OsStr::new(""), stat)?;
         fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
         self.extended(from, to)?;
-        futimens(to, &times(stat))
+        futimens(to, &self.times(stat))
     }
 
     fn own(&mut self, dir: &OwnedFd, name: &OsStr, stat: &Stat) -> Result<(), Errno> {
@@ -336,6 +336,24 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// The source's, but none later than `SOURCE_DATE_EPOCH`.
+    fn times(&self, stat: &Stat) -> Timestamps {
+        let at = |tv_sec: i64, nanoseconds| match self.epoch {
+            Some(epoch) if tv_sec >= epoch => Timespec {
+                tv_sec: epoch,
+                tv_nsec: 0,
+            },
+            _ => Timespec {
+                tv_sec,
+                tv_nsec: i64::try_from(nanoseconds).unwrap_or(0),
+            },
+        };
+        Timestamps {
+            last_access: at(stat.st_atime, stat.st_atime_nsec),
+            last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
+        }
+    }
+
     fn denied_as(&self, stat: &Stat) -> Option<Deny> {
         self.deny.get(&(stat.st_dev, stat.st_ino)).copied()
     }
@@ -353,6 +371,7 @@ impl<'a> Copier<'a> {
         if request.partition.partition_type.designator() == Designator::Root {
             // Mount points of other partitions: kept, but empty.
             targets.extend(request.elsewhere.iter().map(|path| path.join("")));
+            targets.extend(TRANSIENT.map(PathBuf::from));
         }
         for target in targets {
             if let Ok(rest) = target.strip_prefix(&files.target) {
@@ -416,17 +435,6 @@ pub(super) fn names(dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
     }
     names.sort();
     Ok(names)
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let at = |tv_sec, tv_nsec| Timespec {
-        tv_sec,
-        tv_nsec: i64::try_from(tv_nsec).unwrap_or(0),
-    };
-    Timestamps {
-        last_access: at(stat.st_atime, stat.st_atime_nsec),
-        last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
-    }
 }
 
 /// Holes stay holes.
