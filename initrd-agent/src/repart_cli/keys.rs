@@ -57,17 +57,13 @@ fn random(mut buffer: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// `KeyFile=`, else `--key-file=`. systemd-repart takes the empty passphrase where there is neither; so a volume whose
-/// key was forgotten would be open to everybody, and that is refused here.
+/// `KeyFile=`, else `--key-file=`, else the empty passphrase: that is systemd-repart's rule, and the caller has said so or
+/// refused.
 fn key_file(request: &EncryptRequest<'_>) -> Result<Zeroizing<Vec<u8>>, ContentsError> {
     let own = request.definition.content.key_file.as_deref();
-    let path = own.or(request.options.key_file.as_deref());
-    let path = path.ok_or_else(|| {
-        format!(
-            "{}: Encrypt=key-file needs KeyFile= or --key-file=",
-            request.definition.path.display()
-        )
-    })?;
+    let Some(path) = own.or(request.options.key_file.as_deref()) else {
+        return Ok(Zeroizing::new(Vec::new()));
+    };
     read_key(path).map_err(|error| format!("key file {}: {error}", path.display()).into())
 }
 

@@ -43,6 +43,8 @@ pub(super) struct DirectContents<'a> {
     /// `SOURCE_DATE_EPOCH`.
     pub(super) epoch: Option<i64>,
     pub(super) keys: KeyOptions,
+    /// A volume whose key was forgotten is refused instead of getting the empty passphrase.
+    pub(super) own_rules: bool,
     pub(super) encryption: Option<&'a mut dyn Encryption>,
     /// To tell the kernel; none for an image file.
     pub(super) device: Option<File>,
@@ -63,6 +65,20 @@ impl Contents for DirectContents<'_> {
         }
         if content.encrypt == Encrypt::Off {
             return Ok(());
+        }
+        let no_key = matches!(content.encrypt, Encrypt::KeyFile | Encrypt::KeyFileTpm2)
+            && content.key_file.is_none()
+            && self.keys.key_file.is_none();
+        if no_key && self.own_rules {
+            return Err(refusal(
+                definition,
+                "Encrypt=key-file needs KeyFile= or --key-file=",
+            ));
+        } else if no_key {
+            self.note(
+                definition,
+                "no key file: everybody can open it, with the empty passphrase",
+            );
         }
         let place = Temporary::new()?;
         let request = EncryptRequest {

@@ -217,6 +217,7 @@ fn contents<'a>(
             .collect(),
         epoch: host::epoch(),
         keys: options.keys.clone(),
+        own_rules: options.own_rules,
         encryption: None,
         device,
     })
