@@ -137,13 +137,16 @@ pub struct Properties {
     pub firmware: u64,
 }
 
+/// Which signature was verified: the key's fingerprint and the digest it signed.
+type Verified = ([u8; 32], Vec<u8>);
+
 /// An open TPM.
 pub struct Tpm {
     context: Context,
     srk: Option<srk::Srk>,
     session: Option<AuthSession>,
     /// The last signature that was found good: key and digest, and the TPM's ticket for it.
-    verified: Option<(([u8; 32], Vec<u8>), TPMT_TK_VERIFIED)>,
+    verified: Option<(Verified, TPMT_TK_VERIFIED)>,
     /// Allocated banks, as the TPM told: they change with a reset only.
     allocated: Option<PcrSelectionList>,
 }
