@@ -21,6 +21,7 @@ const TABLE_262: &[&str] = &[
     "distribute_leftover_space",
     "dropped_partitions",
     "fallback_partitions",
+    "get_size",
     "insert_into_gap",
     "issue_21817",
     "issue_24553",
