@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     // Volumes and the TPM.
     "cryptsetup-bin",
     "openssl",
+    "python3-cryptography",
     "swtpm",
     "tpm2-tools",
 ];
