@@ -15,7 +15,7 @@ Commands:
   pack --tree DIR --kernel VERSION --output FILE [...]   make the initrd (pack --help tells more)
   install DISK [--dry-run] [--yes] [...]                 copy this system onto another disk (install --help tells more)
   report [--json|--svg] [FILE]                           show what the last boot did
-  reset status|request|cancel [--root DIR] [--yes]       factory reset at the next boot (reset --help tells more)
+  reset status|cancel [--root DIR] [--yes]               requests for a factory reset (reset --help tells more)
   --version                                              print the version
   --help                                                 print this text
 ";
@@ -41,6 +41,10 @@ fn main() -> ExitCode {
                 return fail(&error, code);
             }
         },
+        // Asking for what nobody will do would be a trap: the initrd of this version only names such requests.
+        Some("reset") if arguments.get(1).is_some_and(|verb| verb == "request") => {
+            return fail(&Unsupported, 1);
+        }
         Some("reset") => match reset::command::run(&arguments[1..], &mut out) {
             Ok(code) => return ExitCode::from(code),
             Err(error) => {
@@ -71,6 +75,12 @@ fn main() -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; see initrd-agent --help")]
 struct Usage(String);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "reset request: the initrd of this version does not carry out factory resets; nothing was requested"
+)]
+struct Unsupported;
 
 fn print(out: &mut impl Write, text: &str) -> Result<(), Box<dyn Error>> {
     Ok(out.write_all(text.as_bytes())?)

@@ -5,9 +5,11 @@ use crate::bootdisk::{Wanted, usr_partitions};
 use crate::cmdline::Cmdline;
 use crate::config::OnCorruption;
 use crate::failure::{Failure, Remedy, Stage};
+use crate::reset::osrelease::OsRelease;
+use crate::reset::request::{Evidence, decide};
 use crate::stages::devices::BootDisk;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use switchroot::{MountOptions, mount_device};
 use unlock::verity::{self, VerityError};
 
@@ -92,11 +94,7 @@ impl BootDisk {
         Ok([node("data", &uuids[0])?, node("hash", &uuids[1])?])
     }
 
-    fn mount_usr(
-        &mut self,
-        agent: &mut Agent,
-        device: &std::path::Path,
-    ) -> Result<OwnedFd, Failure> {
+    fn mount_usr(&mut self, agent: &mut Agent, device: &Path) -> Result<OwnedFd, Failure> {
         let failed = |error: switchroot::Error| {
             Failure::new(
                 Stage::Usr,
@@ -161,7 +159,7 @@ fn partition_uuid(value: &str) -> Option<String> {
     sound.then(|| uuid.to_ascii_lowercase())
 }
 
-fn refused(data: &std::path::Path, error: VerityError) -> Failure {
+fn refused(data: &Path, error: VerityError) -> Failure {
     let code = match &error {
         VerityError::WrongHash { .. } => "usr-wrong-hash",
         VerityError::FirstRead { .. } => "usr-unreadable",
@@ -216,7 +214,29 @@ impl VerifiedUsr {
                     Remedy::FixPolicy,
                 ));
             }
+            self.name_requests(agent);
             Ok((Decided { verified: self }, Outcome::Unchanged))
         })
+    }
+
+    /// A request in an EFI variable cannot be carried out yet, and must not keep the machine from booting: it is named.
+    fn name_requests(&self, agent: &mut Agent) {
+        let path = format!("/proc/self/fd/{}/lib/os-release", self.usr.as_raw_fd());
+        let os = match OsRelease::read(Path::new(&path)) {
+            Ok(os) => os,
+            Err(error) => {
+                agent.warn("os-release", format!("/usr/lib/os-release: {error}"));
+                return;
+            }
+        };
+        let evidence = Evidence::gather(&agent.root, &agent.cmdline, os);
+        let judgement = decide(&evidence, None, &[]);
+        for ignored in &judgement.ignored {
+            agent.warn("factory-reset-ignored", ignored.to_string());
+        }
+        if judgement.decision.resets().is_some() {
+            let text = "an EFI variable asks for a factory reset, which this version does not do; nothing is erased (initrd-agent reset cancel takes the request back)";
+            agent.warn("factory-reset-unsupported", text);
+        }
     }
 }
