@@ -64,7 +64,9 @@ pub fn observe(disk: &(impl Disk + ?Sized)) -> Result<Snapshot, ObserveError> {
     } else {
         Err("beyond the disk")
     };
-    Ok(snapshot(choose(primary, backup, mbr, total)))
+    let mut table = choose(primary, backup, mbr, total, disk.sector_size());
+    keep_off_the_backup(&mut table, total, disk.sector_size());
+    Ok(snapshot(table))
 }
 
 fn choose(
@@ -72,6 +74,7 @@ fn choose(
     backup: Result<Table, &'static str>,
     mbr: Mbr,
     total: u64,
+    sector_size: u32,
 ) -> TableState {
     match (primary, backup) {
         (Ok(table), backup) => {
@@ -99,7 +102,7 @@ fn choose(
                 primary_entries_lba: 2,
                 ..backup
             };
-            if table.first_usable < 2 + array_sectors_min(&table) {
+            if table.first_usable < 2 + table.array_sectors(sector_size) {
                 return TableState::Other(
                     "a GPT whose backup leaves no room for a primary array".to_owned(),
                 );
@@ -120,9 +123,21 @@ fn choose(
     }
 }
 
-/// Sectors of the array at the largest sector size that could matter is not needed: 4096-byte sectors take the fewest.
-fn array_sectors_min(table: &Table) -> u64 {
-    table.array_sectors(4096)
+/// A header may claim sectors that the backup array needs. Believed, the next partition, or the backup itself, would end
+/// up where the other lies; so the claim is cut and the table counts as one to be repaired.
+fn keep_off_the_backup(state: &mut TableState, total: u64, sector_size: u32) {
+    let TableState::Gpt(gpt) = state else { return };
+    let last = gpt.table.last_usable_for(total, sector_size);
+    if gpt.table.last_usable <= last {
+        return;
+    }
+    if last < gpt.table.first_usable {
+        let what = "a GPT that leaves no room for its backup array";
+        *state = TableState::Other(what.to_owned());
+        return;
+    }
+    gpt.table.last_usable = last;
+    gpt.copies_agree = false;
 }
 
 const NO_SIGNATURE: &str = "no signature";
