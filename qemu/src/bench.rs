@@ -142,6 +142,7 @@ impl<'a> Bench<'a> {
             policy: POLICY.to_owned(),
             options: OPTIONS.to_owned(),
             wrong_hash: false,
+            signed: true,
             bytes: 1024 * MIB,
             bus: Bus::Virtio,
             tpm: Some(TpmModel::Crb),
@@ -213,6 +214,7 @@ pub struct System<'a> {
     policy: String,
     options: String,
     wrong_hash: bool,
+    signed: bool,
     bytes: u64,
     bus: Bus,
     tpm: Option<TpmModel>,
@@ -230,6 +232,13 @@ impl System<'_> {
     #[must_use]
     pub fn file_system(mut self, file_system: FileSystem) -> Self {
         self.file_system = file_system;
+        self
+    }
+
+    /// With a UKI that carries no PCR signature.
+    #[must_use]
+    pub fn unsigned(mut self) -> Self {
+        self.signed = false;
         self
     }
 
@@ -328,12 +337,13 @@ impl System<'_> {
         Ok(Machine::fresh(&self.bench.dir.join("machine"), boot)?.tpm(self.tpm))
     }
 
-    /// The UKI, its PCR 11 values signed for the initrd.
+    /// The UKI, its PCR 11 values signed for the initrd unless the system is an unsigned one.
     pub fn uki(&self) -> Result<PathBuf> {
         let (cache, kernel, usr) = (&self.bench.ctx.cache, self.kernel()?, self.usr()?);
         let initrd = self.bench.ctx.initrd(&kernel, self.mkfs, &self.policy)?;
         let key = fixtures::signing_key(cache, "scenarios").map_err(prepare("signing key"))?;
-        let signing = Some(&Signing::initrd_only(&key));
+        let signing = Signing::initrd_only(&key);
+        let signing = self.signed.then_some(&signing);
         let (cmdline, os_release) = (self.cmdline()?, &usr.os_release);
         let spec = UkiSpec {
             kernel: &kernel,

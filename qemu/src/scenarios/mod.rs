@@ -5,6 +5,7 @@
 mod broken_definition;
 mod debian;
 mod disk_too_small;
+mod ext4_root;
 mod first_boot;
 mod flipped_byte_early;
 mod flipped_byte_late;
@@ -21,6 +22,7 @@ mod torn_table;
 mod tpm_refuses;
 mod tpm_replaced;
 mod two_disks_same_usr;
+mod unsigned;
 mod wrong_usrhash;
 
 use crate::runner::Scenario;
@@ -31,6 +33,8 @@ pub const ALL: &[Scenario] = &[
     power_cut::SCENARIO,
     second_boot::SCENARIO,
     tpm_replaced::SCENARIO,
+    ext4_root::SCENARIO,
+    unsigned::SCENARIO,
     generic_nvme::SCENARIO,
     generic_ahci::SCENARIO,
     first_boot::SCENARIO,
