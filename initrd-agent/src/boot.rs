@@ -28,6 +28,8 @@ pub fn boot(agent: &mut Agent) -> Result<Infallible, Failure> {
 
 /// Shows the card of a failure and does what the policy says. Never returns.
 pub fn end(agent: &mut Agent, failure: &Failure) -> ! {
+    // Drivers may have brought a console since the first look.
+    agent.console = Console::open(&agent.root);
     let policy = agent.config.on_failure;
     let delay = agent.config.on_failure_delay;
     agent

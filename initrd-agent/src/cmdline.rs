@@ -178,12 +178,15 @@ impl Cmdline {
         let Some(value) = self.value("rd.timeout") else {
             return Ok(None);
         };
-        let seconds = value.strip_suffix('s').unwrap_or(value);
-        seconds.parse().map(Some).map_err(|_| CmdlineError::Value {
-            option: "rd.timeout".to_owned(),
-            value: value.to_owned(),
-            why: "not a whole number of seconds",
-        })
+        let seconds = value.strip_suffix('s').unwrap_or(value).parse();
+        match seconds {
+            Ok(seconds) if (1..=3600).contains(&seconds) => Ok(Some(seconds)),
+            _ => Err(CmdlineError::Value {
+                option: "rd.timeout".to_owned(),
+                value: value.to_owned(),
+                why: "not a whole number of seconds from 1 to 3600",
+            }),
+        }
     }
 
     /// The debugging doors of other initrds that this line tries to open.
@@ -291,6 +294,19 @@ mod tests {
         assert_eq!(line.boolean("y").unwrap(), Some(false));
         assert!(line.boolean("x").is_err());
         assert_eq!(line.boolean("z").unwrap(), None);
+    }
+
+    #[test]
+    fn a_deadline_that_no_clock_can_hold_is_refused() {
+        let seconds = |value: &str| {
+            Cmdline::parse(&format!("rd.timeout={value}"))
+                .unwrap()
+                .timeout_seconds()
+        };
+        assert_eq!(seconds("30s").unwrap(), Some(30));
+        for bad in ["0", "3601", "18446744073709551615", "soon"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Trust {
     ) -> Result<Option<Self>, Failure> {
         let measured = variables.measured_uki();
         let node = agent.root.join("dev/tpmrm0");
-        if !node.exists() && !announced(agent) {
+        if !measured && !node.exists() && !announced(agent) {
             return Ok(None);
         }
         let deadline = Instant::now() + agent.config.tpm_timeout;

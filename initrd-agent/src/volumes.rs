@@ -16,14 +16,13 @@ pub enum Role {
     Srv,
     /// `/var`.
     Var,
-    /// `/var/tmp`.
-    Tmp,
     /// Swap.
     Swap,
 }
 
 impl Role {
-    /// The role of a partition type of this machine, by its canonical name (`repart.d(5)`).
+    /// The role of a partition type of this machine, by its canonical name (`repart.d(5)`). `tmp` (`/var/tmp`) has none: it
+    /// is mounted below another volume, which the booted system does itself.
     #[must_use]
     pub fn of_type(name: &str) -> Option<Self> {
         match name {
@@ -31,7 +30,6 @@ impl Role {
             "home" => Some(Self::Home),
             "srv" => Some(Self::Srv),
             "var" => Some(Self::Var),
-            "tmp" => Some(Self::Tmp),
             "swap" => Some(Self::Swap),
             _ => None,
         }
@@ -45,7 +43,6 @@ impl Role {
             Self::Home => "home",
             Self::Srv => "srv",
             Self::Var => "var",
-            Self::Tmp => "tmp",
             Self::Swap => "swap",
         }
     }
@@ -58,7 +55,6 @@ impl Role {
             Self::Home => Some("home"),
             Self::Srv => Some("srv"),
             Self::Var => Some("var"),
-            Self::Tmp => Some("var/tmp"),
         }
     }
 }

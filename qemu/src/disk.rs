@@ -29,6 +29,8 @@ pub struct Disk {
     pub bus: Bus,
     /// The serial number the guest sees.
     pub serial: String,
+    /// Discarded blocks read as zeroes; else they keep what they held, as on many disks.
+    pub forgets: bool,
 }
 
 impl Disk {
@@ -60,6 +62,7 @@ impl Disk {
             path: path.to_path_buf(),
             bus: Bus::Virtio,
             serial,
+            forgets: true,
         }
     }
 
@@ -68,6 +71,25 @@ impl Disk {
     pub fn on(mut self, bus: Bus) -> Self {
         self.bus = bus;
         self
+    }
+
+    /// The same disk with something else than zeroes from `offset` on for `length` bytes, which discarding does not remove.
+    pub fn used(mut self, offset: u64, length: u64) -> Result<Self> {
+        const PIECE: usize = 1 << 20;
+        let image = File::options()
+            .write(true)
+            .open(&self.path)
+            .map_err(file("open", &self.path))?;
+        let mut at = offset;
+        while at < offset + length {
+            let piece = usize::try_from(offset + length - at).map_or(PIECE, |left| left.min(PIECE));
+            image
+                .write_all_at(&vec![0xff; piece], at)
+                .map_err(file("write", &self.path))?;
+            at += piece as u64;
+        }
+        self.forgets = false;
+        Ok(self)
     }
 
     /// Makes the disk this long, as `dd` onto a larger or smaller medium would.
@@ -142,9 +164,12 @@ impl Disk {
             Bus::Ahci => format!("ide-hd,bus=ide.{number},{common}"),
             Bus::Usb => format!("usb-storage,bus=usb.0,{common}"),
         };
-        let drive = format!(
-            "if=none,id={id},format=raw,cache=unsafe,discard=unmap,detect-zeroes=unmap,file={path}"
-        );
+        let blocks = if self.forgets {
+            "discard=unmap,detect-zeroes=unmap"
+        } else {
+            "discard=ignore,detect-zeroes=off"
+        };
+        let drive = format!("if=none,id={id},format=raw,cache=unsafe,{blocks},file={path}");
         vec!["-drive".into(), drive, "-device".into(), device]
     }
 }

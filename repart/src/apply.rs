@@ -154,6 +154,9 @@ pub fn apply(
         };
         wipe(disk, partition, plan.discard).map_err(fail)?;
     }
+    // Contents may be made through the partition's own node, whose cache is not the disk's: zeroes still waiting there
+    // would be written over them later.
+    disk.flush().map_err(ApplyError::Flush)?;
     for partition in plan.created() {
         let fail = |source| ApplyError::Make {
             number: partition.number,

@@ -130,9 +130,16 @@ impl<'a> FirstContents<'a> {
             .boot
             .devices
             .wait_for("the new partition's node", deadline, |_| ready());
-        found
-            .map(|p| p.node)
-            .map_err(|e| failed(io::Error::other(e)))
+        let found = found.map_err(|e| failed(io::Error::other(e)))?;
+        // What is written through the node must land where the plan was checked for.
+        if (found.offset, found.size) != (partition.offset, partition.size) {
+            let text = format!(
+                "the kernel has partition {number} at {} with {} bytes, the plan at {} with {}",
+                found.offset, found.size, partition.offset, partition.size
+            );
+            return Err(failed(io::Error::other(text)));
+        }
+        Ok(found.node)
     }
 
     /// Makes and opens the encrypted volume; returns the node to put the file system on.

@@ -172,11 +172,12 @@ fn find(
     };
     if wanted.loader.is_none() {
         // A second disk with the same /usr may be a moment behind the first.
-        while devices
-            .wait_quietly(SILENCE)
-            .map_err(failed("devices-unreadable", "the kernel's devices"))?
+        while Instant::now() < deadline
+            && devices
+                .wait_quietly(SILENCE)
+                .map_err(failed("devices-unreadable", "the kernel's devices"))?
         {
-            choice = look(&root, &mut known, wanted).unwrap_or(choice);
+            choice = look(&root, &mut known, wanted).unwrap_or(Choice::None);
         }
     }
     let list: Vec<&(Disk, Seen)> = known.values().collect();
@@ -270,7 +271,8 @@ fn ambiguous(what: &str, all: &[usize], list: &[&(Disk, Seen)]) -> Failure {
 /// Reads the tables of disks that are new, forgets those that went, and decides.
 fn look(root: &std::path::Path, known: &mut Known, wanted: &Wanted) -> Option<Choice> {
     let present = disks::list(root).unwrap_or_default();
-    known.retain(|_, (disk, _)| present.contains(disk));
+    // A disk that could not be read is looked at again: its node may have come a moment after its name.
+    known.retain(|_, (disk, seen)| seen.entries.is_ok() && present.contains(disk));
     for (index, disk) in present.into_iter().enumerate() {
         let key = if disk.sequence == 0 {
             index as u64

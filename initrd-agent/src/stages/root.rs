@@ -180,11 +180,7 @@ fn mount_root(agent: &mut Agent, volumes: &[Volume]) -> Result<OwnedFd, Failure>
 
 fn mount_volume(agent: &mut Agent, volume: &Volume) -> Result<OwnedFd, Failure> {
     let name = volume.role.name();
-    let mut options = MountOptions::parse(if volume.role == Role::Tmp {
-        "nodev,nosuid"
-    } else {
-        "nodev"
-    });
+    let mut options = MountOptions::parse("nodev");
     if volume.read_only {
         options = options.read_only();
     }

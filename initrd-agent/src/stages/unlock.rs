@@ -10,7 +10,7 @@ use crate::stages::repart::Partitioned;
 use crate::stages::usr::record_mapping;
 use crate::volumes::{Role, Volume};
 use repart::definition::Encrypt;
-use repart::{Activity, PlannedPartition};
+use repart::{Activity, Plan, PlannedPartition};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use unlock::luks::{self, LuksError};
@@ -49,15 +49,9 @@ impl Partitioned {
             agent.report.boot = if first { "first" } else { "normal" };
             let mut volumes = created;
             let mut outcome = Outcome::Unchanged;
-            for partition in plan
-                .partitions
-                .iter()
-                .filter(|p| p.activity != Activity::Created)
-            {
-                if let Some(volume) = open(agent, &mut boot, partition)? {
-                    volumes.push(volume);
-                    outcome = Outcome::Done;
-                }
+            for (role, partition) in chosen(agent, &plan, &volumes) {
+                volumes.push(open(agent, &mut boot, partition, role)?);
+                outcome = Outcome::Done;
             }
             file_volumes(agent, &volumes);
             Ok((Unlocked { boot, usr, volumes }, outcome))
@@ -65,20 +59,60 @@ impl Partitioned {
     }
 }
 
-/// Opens one partition, if it has a role. Of several with the same role the first counts, as in systemd.
+/// The existing partitions to open, by number: those with a role, one of each. Where the image encrypts, a partition that no
+/// definition asked for is somebody else's and must not appear in our tree, whatever it calls itself.
+fn chosen<'a>(
+    agent: &mut Agent,
+    plan: &'a Plan,
+    created: &[Volume],
+) -> Vec<(Role, &'a PlannedPartition)> {
+    let encrypts = |p: &PlannedPartition| {
+        p.definition()
+            .is_some_and(|definition| definition.content.encrypt != Encrypt::Off)
+    };
+    let defined_only = plan.partitions.iter().any(encrypts);
+    let mut taken: Vec<Role> = created.iter().map(|volume| volume.role).collect();
+    let mut existing: Vec<&PlannedPartition> = plan
+        .partitions
+        .iter()
+        .filter(|p| p.activity != Activity::Created && p.attributes & NO_AUTO == 0)
+        .collect();
+    existing.sort_by_key(|partition| partition.number);
+    let mut chosen = Vec::new();
+    for partition in existing {
+        let name = partition.partition_type.name();
+        let Some(role) = name.as_deref().and_then(Role::of_type) else {
+            continue;
+        };
+        let text = |why: &str| {
+            format!(
+                "partition {} ({}) is left alone: {why}",
+                partition.number,
+                role.name()
+            )
+        };
+        if defined_only && partition.definition().is_none() {
+            agent.warn("volume-foreign", text("no definition asks for it"));
+        } else if taken.contains(&role) {
+            agent.warn(
+                "volume-duplicate",
+                text("another one has this part already"),
+            );
+        } else {
+            taken.push(role);
+            chosen.push((role, partition));
+        }
+    }
+    chosen
+}
+
+/// Opens one partition.
 fn open(
     agent: &mut Agent,
     boot: &mut BootDisk,
     partition: &PlannedPartition,
-) -> Result<Option<Volume>, Failure> {
-    let role = partition
-        .partition_type
-        .name()
-        .as_deref()
-        .and_then(Role::of_type);
-    let Some(role) = role.filter(|_| partition.attributes & NO_AUTO == 0) else {
-        return Ok(None);
-    };
+    role: Role,
+) -> Result<Volume, Failure> {
     let name = role.name();
     let failed = |code, why: String| {
         let what = format!(
@@ -108,14 +142,14 @@ fn open(
             return Err(failed("volume-not-encrypted", why));
         }
     };
-    Ok(Some(Volume {
+    Ok(Volume {
         role,
         number: partition.number,
         node,
         created: false,
         read_only: partition.attributes & READ_ONLY != 0,
         grow: partition.attributes & GROW != 0,
-    }))
+    })
 }
 
 impl BootDisk {

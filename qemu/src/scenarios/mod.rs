@@ -23,6 +23,7 @@ mod tpm_refuses;
 mod tpm_replaced;
 mod two_disks_same_usr;
 mod unsigned;
+mod used_disk;
 mod wrong_usrhash;
 
 use crate::runner::Scenario;
@@ -34,6 +35,7 @@ pub const ALL: &[Scenario] = &[
     second_boot::SCENARIO,
     tpm_replaced::SCENARIO,
     ext4_root::SCENARIO,
+    used_disk::SCENARIO,
     unsigned::SCENARIO,
     generic_nvme::SCENARIO,
     generic_ahci::SCENARIO,
